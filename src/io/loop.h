@@ -1,0 +1,36 @@
+/* loop.h - the event loop of one process: timers, signals, and a queue of deferred calls.
+ *
+ * Contract of everything in io/: a callback is called exactly once per request, never before the
+ * function that asked for it has returned, and never after its cancel has returned. */
+#ifndef IO_LOOP_H
+#define IO_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct loop;
+struct loop_timer;
+struct loop_signal;
+typedef void loop_fn(void *ctx);
+
+struct loop *loop_new(void);
+void loop_free(struct loop *loop);
+void loop_run(struct loop *loop); /* until loop_stop */
+void loop_stop(struct loop *loop);
+
+/* Runs fn once, in this turn or the next, after the current callback has returned; in order. */
+void loop_defer(struct loop *loop, loop_fn *fn, void *ctx);
+/* Forgets every deferred call with this ctx. */
+void loop_undefer(struct loop *loop, void *ctx);
+
+/* A timer is made disarmed. Setting it again replaces the time; it fires once per setting. */
+struct loop_timer *loop_timer_new(struct loop *loop, loop_fn *fn, void *ctx);
+void loop_timer_set(struct loop_timer *timer, int64_t ms); /* 0: in the next turn */
+bool loop_timer_armed(const struct loop_timer *timer);
+void loop_timer_clear(struct loop_timer *timer);
+void loop_timer_free(struct loop_timer *timer); /* NULL is fine */
+
+struct loop_signal *loop_signal_new(struct loop *loop, int signum, loop_fn *fn, void *ctx);
+void loop_signal_free(struct loop_signal *signal);
+
+#endif

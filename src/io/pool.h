@@ -1,0 +1,25 @@
+/* pool.h - a few pipelined connections to one database, and a listener on one of its own.
+ *
+ * Order is kept only within a connection; the unit goes to the one with the shortest queue. */
+#ifndef IO_POOL_H
+#define IO_POOL_H
+
+#include "io/db.h"
+
+struct pool;
+
+struct pool *pool_new(struct loop *loop, const struct db_options *options, int connections);
+void pool_free(struct pool *pool);
+void pool_send(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx);
+bool pool_is_ready(const struct pool *pool); /* at least one connection is up */
+size_t pool_in_flight(const struct pool *pool);
+
+/* LISTEN on a connection of its own. A notification is a hint: it may be lost or merged. fn is also
+ * called once after each (re)connect. Where LISTEN doesn't work (a transaction pooler) fn is simply
+ * never called. */
+struct listener;
+struct listener *listener_open(struct loop *loop, const char *url, const char *channel, loop_fn *fn,
+                               void *ctx);
+void listener_close(struct listener *listener);
+
+#endif

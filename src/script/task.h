@@ -1,0 +1,39 @@
+/* task.h - one running coroutine of a vm.
+ *
+ *     running --yield--> waiting --task_resume--> running --> done
+ *
+ * Lua talks to the owner by `host.post(...)`: a list of strings, delivered to `posted` after the
+ * coroutine has yielded (never inside it). It then waits in `coroutine.yield()` until the owner
+ * resumes it with strings, which the yield returns. The owner hears `done` exactly once, from the
+ * loop, unless it cancelled the task. */
+#ifndef SCRIPT_TASK_H
+#define SCRIPT_TASK_H
+
+#include "script/vm.h"
+
+struct task;
+
+enum task_status {
+    TASK_RETURNED, /* the function returned */
+    TASK_RAISED,   /* an error; result is its message with traceback */
+    TASK_KILLED    /* it ran out of CPU or memory; result says which, with the place */
+};
+
+struct task_owner {
+    void (*posted)(void *ctx, struct task *task, const struct slice *args, size_t nargs);
+    void (*done)(void *ctx, struct task *task, enum task_status status, const char *result,
+                 size_t len);
+};
+
+/* Starts main[function](args...) in a new coroutine, from the loop's next turn on. */
+struct task *task_start(struct vm *vm, const char *function, const struct slice *args,
+                        size_t nargs, const struct task_owner *owner, void *ctx);
+/* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. */
+void task_resume(struct task *task, const struct slice *args, size_t nargs);
+/* Ends the task now: nothing more is delivered; its <close> variables are closed. */
+void task_cancel(struct task *task);
+
+/* The ctx of the task whose Lua is running right now in this process, or NULL. */
+void *task_running(void);
+
+#endif
