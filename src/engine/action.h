@@ -17,6 +17,7 @@ struct action_call {
     const char *name;     /* "sms.send" */
     const char *args;     /* JSON, as the body gave them (and as they were hashed) */
     size_t args_len;
+    const char *options;  /* JSON: retries, timeout, as the author wrote them; "{}" without */
     const char *event;    /* JSON: the instance's event, for placeholders; may be NULL */
     size_t event_len;
     const char *workflow; /* its name */
