@@ -20,7 +20,7 @@ void json_free(struct json *json);
  * text ("42", "true"); NULL when absent, null, or a table. Valid until json_free. */
 const char *json_text(const struct json *json, const char *path);
 bool json_int(const struct json *json, const char *path, int64_t *value);
-bool json_bool(const struct json *json, const char *path); /* false when absent */
+bool json_bool(const struct json *json, const char *path);    /* false when absent */
 size_t json_count(const struct json *json, const char *path); /* elements of an array, else 0 */
 /* The canonical text of the value at path ("" is the document): keys sorted, integers exact.
  * Caller frees; NULL when absent. */

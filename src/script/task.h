@@ -26,8 +26,8 @@ struct task_owner {
 };
 
 /* Starts main[function](args...) in a new coroutine, from the loop's next turn on. */
-struct task *task_start(struct vm *vm, const char *function, const struct slice *args,
-                        size_t nargs, const struct task_owner *owner, void *ctx);
+struct task *task_start(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
+                        const struct task_owner *owner, void *ctx);
 /* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. */
 void task_resume(struct task *task, const struct slice *args, size_t nargs);
 /* Ends the task now: nothing more is delivered; its <close> variables are closed. */

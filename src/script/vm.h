@@ -2,8 +2,8 @@
  *
  * The main module (a file of lua/, such as "body") returns a table of functions; C calls them by
  * name with strings, mostly JSON. Trusted modules see `host` (script/host.c: JSON, hashes, zones,
- * log, post) and the standard library without io, os and debug; what the company's files see is made by
- * lua/sandbox.lua. A vm is not re-entrant: calls come from the loop. */
+ * log, post) and the standard library without io, os and debug; what the company's files see is
+ * made by lua/sandbox.lua. A vm is not re-entrant: calls come from the loop. */
 #ifndef SCRIPT_VM_H
 #define SCRIPT_VM_H
 
@@ -16,11 +16,11 @@
 struct vm;
 
 struct vm_options {
-    const char *main;      /* the trusted module, e.g. "detect" */
-    const char *lua_dir;   /* where trusted modules are */
-    size_t memory;         /* bytes; 0: 64 MB. Growth past it is an error of whoever grows */
-    int burst_ms;          /* CPU between two yields or of one call; 0: 50 */
-    int total_ms;          /* CPU of a task in all; 0: 1000 */
+    const char *main;    /* the trusted module, e.g. "detect" */
+    const char *lua_dir; /* where trusted modules are */
+    size_t memory;       /* bytes; 0: 64 MB. Growth past it is an error of whoever grows */
+    int burst_ms;        /* CPU between two yields or of one call; 0: 50 */
+    int total_ms;        /* CPU of a task in all; 0: 1000 */
 };
 
 /* A string that may hold any bytes. */

@@ -1,0 +1,20 @@
+/* heap.h - the memory of one Lua state: counted, and refused past a cap. Private to script/. */
+#ifndef SCRIPT_HEAP_H
+#define SCRIPT_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct heap {
+    size_t used, cap;
+    size_t refused; /* the size refused last; Lua collects garbage and asks for it once more */
+    bool full;      /* growth was refused for good, so an error was raised */
+    void (*filled)(struct heap *heap); /* called when full becomes true; may be NULL */
+};
+
+/* The lua_Alloc of the state; ud is the heap. */
+void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size);
+/* Whether an error was raised for lack of memory since full was last cleared. */
+bool heap_is_full(struct heap *heap);
+
+#endif

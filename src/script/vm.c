@@ -1,0 +1,403 @@
+/* vm.c - a Lua state with limits.
+ *
+ * Limits. The allocator counts (heap.c). A count hook, inherited by every coroutine, looks at the
+ * thread's CPU clock each 10,000 instructions. A run that exceeds a limit is *killed*: the hook
+ * raises, and from then on raises at each instruction, so that no pcall can go on; whoever entered
+ * the run sees `killed` even if the script returned as if nothing had been. The hook can't
+ * interrupt C: lua/sandbox.lua bounds what company files may give to the string library.
+ *
+ * Errors. Nothing of the Lua API that may raise is called outside a protected call; a panic would
+ * be our own bug, and aborts. */
+#include "script/vm_state.h"
+
+#include "script/host.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define HOOK_EVERY 10000
+#define DEFAULT_MEMORY (64u << 20)
+#define DEFAULT_BURST_MS 50
+#define DEFAULT_TOTAL_MS 1000
+#define LOAD_MS 2000 /* for the modules at creation */
+#define MAX_MODULE (1u << 20)
+
+static const char main_key; /* its address is a registry key */
+
+struct slice slice_of(const char *text)
+{
+    return (struct slice){text, text ? strlen(text) : 0};
+}
+
+struct vm *vm_of(lua_State *L)
+{
+    void *ud;
+    lua_getallocf(L, &ud);
+    return ud;
+}
+
+static int64_t cpu_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* ---- limits ---- */
+
+static void kill_run(struct vm *vm, lua_State *L, const char *what, int64_t amount,
+                     const char *unit)
+{
+    char place[120] = "";
+    if (L)
+        host_where(L, place, sizeof(place));
+    snprintf(vm->killed, sizeof(vm->killed), "%s %lld %s%s%s%s", what, (long long)amount, unit,
+             *place ? " (" : "", place, *place ? ")" : "");
+}
+
+static void kill_for_memory(struct vm *vm, lua_State *L)
+{
+    kill_run(vm, L, "used more than the allowed", (int64_t)(vm->heap.cap >> 20), "MB of memory");
+}
+
+static void watch(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    struct vm *vm = vm_of(L);
+    if (!vm->entered)
+        return;
+    if (!*vm->killed) {
+        int64_t run = cpu_us() - vm->began_us;
+        if (vm->heap.full)
+            kill_for_memory(vm, L);
+        else if (run > vm->may_us)
+            kill_run(vm, L, "used more than", vm->may_us / 1000, "ms of CPU without a wait");
+        else if (vm->may_total_us && vm->used_us + run > vm->may_total_us)
+            kill_run(vm, L, "used more than", vm->may_total_us / 1000, "ms of CPU in all");
+        else
+            return;
+    }
+    lua_sethook(L, watch, LUA_MASKCOUNT, 1);
+    lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1); /* L may be a coroutine of it */
+    luaL_error(L, "%s", vm->killed);
+}
+
+/* From inside the allocator: nothing but lua_sethook may be called here. */
+static void heap_filled(struct heap *heap)
+{
+    struct vm *vm = (struct vm *)heap;
+    if (vm->entered)
+        lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1);
+}
+
+void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us)
+{
+    must(!vm->entered); /* a vm is not re-entrant */
+    if (vm->heap.used > vm->heap.cap / 4 * 3 && vm->heap.used > vm->settled + vm->heap.cap / 16) {
+        lua_gc(vm->L, LUA_GCCOLLECT);
+        vm->settled = vm->heap.used;
+    } else if (vm->heap.used < vm->settled) {
+        vm->settled = vm->heap.used;
+    }
+    vm->killed[0] = '\0';
+    vm->heap.full = false;
+    vm->heap.refused = 0;
+    vm->entered = thread;
+    vm->may_us = vm->burst_us;
+    vm->used_us = used_us < 0 ? 0 : used_us;
+    vm->may_total_us = used_us < 0 ? 0 : vm->total_us;
+    lua_sethook(vm->L, watch, LUA_MASKCOUNT, HOOK_EVERY); /* new threads copy the main one */
+    lua_sethook(thread, watch, LUA_MASKCOUNT, HOOK_EVERY);
+    vm->began_us = cpu_us();
+}
+
+int64_t vm_leave(struct vm *vm)
+{
+    int64_t run = cpu_us() - vm->began_us;
+    if (!*vm->killed && heap_is_full(&vm->heap))
+        kill_for_memory(vm, NULL);
+    vm->entered = NULL;
+    return run;
+}
+
+static int panic(lua_State *L)
+{
+    const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "unknown";
+    log_error("script", "Lua error outside a protected call", "error", why, NULL);
+    abort();
+}
+
+/* ---- trusted modules ---- */
+
+/* Reads a whole file into out. */
+static bool read_module(const char *path, struct buf *out)
+{
+    FILE *file = fopen(path, "rbe");
+    if (!file)
+        return false;
+    char chunk[8192];
+    size_t n;
+    while ((n = fread(chunk, 1, sizeof(chunk), file)) > 0)
+        buf_add(out, chunk, n);
+    bool read = !ferror(file);
+    fclose(file);
+    return read && !out->overflow;
+}
+
+static bool is_module_name(const char *name, size_t len)
+{
+    return len > 0 && len < 100 && name[0] != '.' && name[len - 1] != '.' && !strstr(name, "..") &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.") == len;
+}
+
+/* Pushes the chunk of a trusted module. */
+static void load_module(lua_State *L, const char *name)
+{
+    struct vm *vm = vm_of(L);
+    char file[110], path[4096], chunk[128];
+    snprintf(file, sizeof(file), "%s.lua", name);
+    for (char *c = file; c < file + strlen(name); c++)
+        if (*c == '.')
+            *c = '/';
+    snprintf(chunk, sizeof(chunk), "@lua/%s", file);
+    snprintf(path, sizeof(path), "%s/%s", vm->lua_dir, file);
+
+    struct buf text;
+    buf_init(&text, MAX_MODULE);
+    errno = 0;
+    bool read = read_module(path, &text);
+    int saved = errno;
+    int status = LUA_OK;
+    if (read)
+        status = luaL_loadbufferx(L, text.data ? text.data : "", text.len, chunk, "t");
+    buf_fini(&text);
+    if (!read)
+        luaL_error(L, "module '%s' can't be read from %s: %s", name, path,
+                   saved ? strerror(saved) : "it is too long");
+    if (status != LUA_OK)
+        lua_error(L);
+}
+
+/* require(name): only files of lua_dir; each is run once. */
+static int l_require(lua_State *L)
+{
+    size_t len;
+    const char *name = luaL_checklstring(L, 1, &len);
+    lua_settop(L, 1);
+    luaL_argcheck(L, is_module_name(name, len), 1, "not the name of a module");
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, 2, name);
+    if (lua_islightuserdata(L, -1))
+        return luaL_error(L, "module '%s' requires itself", name);
+    if (!lua_isnil(L, -1))
+        return 1;
+    lua_pop(L, 1);
+    load_module(L, name);
+    lua_pushlightuserdata(L, (void *)&main_key); /* marks that it is being loaded */
+    lua_setfield(L, 2, name);
+    lua_pushvalue(L, 1);
+    if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+        lua_pushnil(L);
+        lua_setfield(L, 2, name);
+        return lua_error(L);
+    }
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_pushboolean(L, true);
+    }
+    lua_pushvalue(L, -1);
+    lua_setfield(L, 2, name);
+    return 1;
+}
+
+/* ---- creation ---- */
+
+static void open_libraries(lua_State *L)
+{
+    static const luaL_Reg libraries[] = {
+        {LUA_GNAME, luaopen_base},       {LUA_COLIBNAME, luaopen_coroutine},
+        {LUA_TABLIBNAME, luaopen_table}, {LUA_STRLIBNAME, luaopen_string},
+        {LUA_MATHLIBNAME, luaopen_math}, {LUA_UTF8LIBNAME, luaopen_utf8}};
+    static const char *const absent[] = {"dofile", "loadfile", "print"}; /* stdout isn't ours */
+    for (size_t i = 0; i < ARRAY_LEN(libraries); i++) {
+        luaL_requiref(L, libraries[i].name, libraries[i].func, 1);
+        lua_pop(L, 1);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(absent); i++) {
+        lua_pushnil(L);
+        lua_setglobal(L, absent[i]);
+    }
+}
+
+static int open_vm(lua_State *L)
+{
+    const char *main_module = lua_touserdata(L, 1);
+    open_libraries(L);
+    lua_pushcfunction(L, l_require);
+    lua_setglobal(L, "require");
+    host_open(L);
+    lua_pushcfunction(L, task_post);
+    lua_setfield(L, -2, "post");
+    lua_setglobal(L, "host");
+
+    lua_pushcfunction(L, l_require);
+    lua_pushstring(L, main_module);
+    lua_call(L, 1, 1);
+    if (!lua_istable(L, -1))
+        return luaL_error(L, "module '%s' must return a table of functions", main_module);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &main_key);
+    return 0;
+}
+
+/* The message handler of calls: the text of the error; its traceback is only logged. */
+static int explain(lua_State *L)
+{
+    vm_push_error_text(L, 1);
+    luaL_traceback(L, L, NULL, 1);
+    log_debug("script", "Lua raised an error", "error", lua_tostring(L, -2), "trace",
+              lua_tostring(L, -1), NULL);
+    lua_pop(L, 1);
+    return 1;
+}
+
+/* Calls function(*ctx) on the main thread under the limits; one result stays on the stack. */
+static bool protect(struct vm *vm, int64_t may_us, lua_CFunction function, void *ctx,
+                    struct err *err)
+{
+    lua_State *L = vm->L;
+    lua_settop(L, 0);
+    lua_pushcfunction(L, explain);
+    lua_pushcfunction(L, function);
+    lua_pushlightuserdata(L, ctx);
+    vm_enter(vm, L, -1);
+    vm->may_us = may_us;
+    int status = lua_pcall(L, 1, 1, 1);
+    vm_leave(vm);
+    if (status == LUA_OK && !*vm->killed)
+        return true;
+    if (*vm->killed)
+        return err_set(err, ERR_LIMIT, "%s", vm->killed);
+    const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error of Lua";
+    char line[900];
+    snprintf(line, sizeof(line), "%s", why);
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < ' ')
+            *c = ' ';
+    return err_set(err, ERR_SCRIPT, "%s", line);
+}
+
+struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err)
+{
+    struct vm *vm = xcalloc(1, sizeof(*vm));
+    vm->loop = loop;
+    vm->lua_dir = xstrdup(options->lua_dir);
+    vm->heap.cap = options->memory ? options->memory : DEFAULT_MEMORY;
+    vm->heap.filled = heap_filled;
+    vm->burst_us = 1000LL * (options->burst_ms ? options->burst_ms : DEFAULT_BURST_MS);
+    vm->total_us = 1000LL * (options->total_ms ? options->total_ms : DEFAULT_TOTAL_MS);
+    vm->L = lua_newstate(heap_alloc, vm);
+    if (!vm->L) {
+        err_set(err, ERR_LIMIT, "%zu bytes are too little memory for a Lua state", vm->heap.cap);
+        free(vm->lua_dir);
+        free(vm);
+        return NULL;
+    }
+    lua_atpanic(vm->L, panic);
+    if (!protect(vm, LOAD_MS * 1000LL, open_vm, (void *)options->main, err)) {
+        vm_free(vm);
+        return NULL;
+    }
+    lua_settop(vm->L, 0);
+    return vm;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    must(!vm->entered);
+    while (vm->tasks)
+        task_cancel(vm->tasks);
+    lua_close(vm->L);
+    free(vm->lua_dir);
+    free(vm);
+}
+
+size_t vm_memory(const struct vm *vm)
+{
+    return vm->heap.used;
+}
+
+/* ---- calls ---- */
+
+struct call {
+    const char *function;
+    const struct slice *args;
+    size_t nargs;
+};
+
+void vm_push_function(lua_State *L, const char *name)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &main_key);
+    if (lua_getfield(L, -1, name) != LUA_TFUNCTION)
+        luaL_error(L, "the main module has no function '%s'", name);
+    lua_remove(L, -2);
+}
+
+void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs)
+{
+    luaL_checkstack(L, (int)nargs + 4, "too many arguments");
+    for (size_t i = 0; i < nargs; i++)
+        if (args[i].data)
+            lua_pushlstring(L, args[i].data, args[i].len);
+        else
+            lua_pushnil(L);
+}
+
+void vm_push_error_text(lua_State *L, int index)
+{
+    index = lua_absindex(L, index);
+    if (lua_type(L, index) == LUA_TTABLE) {
+        lua_pushliteral(L, "message");
+        if (lua_rawget(L, index) == LUA_TSTRING)
+            return;
+        lua_pop(L, 1);
+    }
+    luaL_tolstring(L, index, NULL);
+}
+
+static int call_main(lua_State *L)
+{
+    const struct call *call = lua_touserdata(L, 1);
+    vm_push_function(L, call->function);
+    vm_push_slices(L, call->args, call->nargs);
+    lua_call(L, (int)call->nargs, 1);
+    if (!lua_isnil(L, -1) && lua_type(L, -1) != LUA_TSTRING)
+        return luaL_error(L, "function '%s' returned a %s instead of a text", call->function,
+                          luaL_typename(L, -1));
+    return 1;
+}
+
+bool vm_call(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
+             struct buf *out, struct err *err)
+{
+    struct call call = {function, args, nargs};
+    bool ok = protect(vm, vm->burst_us, call_main, &call, err);
+    if (ok && out && lua_type(vm->L, -1) == LUA_TSTRING) {
+        size_t len;
+        const char *text = lua_tolstring(vm->L, -1, &len);
+        if (!buf_add(out, text, len))
+            ok = err_set(err, ERR_LIMIT, "the answer of '%s' is longer than %zu bytes", function,
+                         out->cap);
+    }
+    lua_settop(vm->L, 0);
+    return ok;
+}

@@ -1,0 +1,45 @@
+/* vm_state.h - the inside of a vm, shared by vm.c and task.c. Private to script/. */
+#ifndef SCRIPT_VM_STATE_H
+#define SCRIPT_VM_STATE_H
+
+#include "script/heap.h"
+#include "script/task.h"
+#include "script/vm.h"
+
+#include <lua.h>
+
+struct vm {
+    struct heap heap; /* first: the allocator's ud is the vm */
+    struct loop *loop;
+    lua_State *L;
+    char *lua_dir;
+    int64_t burst_us, total_us;
+    struct task *tasks;   /* all that aren't done */
+    struct task *running; /* the task whose Lua runs, if it is a task's */
+
+    /* The run that is going on, between vm_enter and vm_leave. */
+    lua_State *entered;        /* the thread that was entered; NULL: no Lua is running */
+    int64_t began_us, used_us; /* CPU clock at the start; what the task had used before */
+    int64_t may_us, may_total_us;
+    size_t settled;   /* memory in use after the last full collection that vm_enter made */
+    char killed[200]; /* why this run has to end; "" while it may go on */
+};
+
+struct vm *vm_of(lua_State *L);
+
+/* Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the CPU the
+ * task has used before, or -1 for a call, which has no total. */
+void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us);
+/* Returns the CPU of the run; vm->killed tells whether it exceeded a limit. */
+int64_t vm_leave(struct vm *vm);
+
+/* Pushes the function of the main module; raises when there is none. */
+void vm_push_function(lua_State *L, const char *name);
+void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs);
+/* Pushes the text of the error value at index. May raise. */
+void vm_push_error_text(lua_State *L, int index);
+
+/* host.post, in task.c. */
+int task_post(lua_State *L);
+
+#endif
