@@ -11,8 +11,8 @@ create table clock (
   scale double precision not null check (scale > 0)
 );
 
-create function business_of(real timestamptz) returns timestamptz language sql stable as $$
-  select business_origin + (real - real_origin) * scale from clock
+create function business_of(wall timestamptz) returns timestamptz language sql stable as $$
+  select business_origin + (wall - real_origin) * scale from clock
 $$;
 
 create function real_of(business timestamptz) returns timestamptz language sql stable as $$
@@ -50,6 +50,7 @@ create table workflow_workers (
   id uuid primary key,
   machine text not null,
   pid int not null,
+  born bigint not null default 0,        -- the process' start in the machine's clock ticks
   role text not null,
   beat bigint not null default 0,
   until timestamptz not null,
