@@ -75,6 +75,8 @@ static void write_number(struct writer *w, int index)
             if (strtod(text, NULL) == number)
                 break;
         }
+        if (!strpbrk(text, ".e")) /* a large float must not look like an integer */
+            strcat(text, ".0");
     }
     if (integral)
         snprintf(text, sizeof(text), "%lld", whole);

@@ -286,12 +286,7 @@ static bool protect(struct vm *vm, int64_t may_us, lua_CFunction function, void 
     if (*vm->killed)
         return err_set(err, ERR_LIMIT, "%s", vm->killed);
     const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error of Lua";
-    char line[900];
-    snprintf(line, sizeof(line), "%s", why);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < ' ')
-            *c = ' ';
-    return err_set(err, ERR_SCRIPT, "%s", line);
+    return err_set(err, ERR_SCRIPT, "%s", why);
 }
 
 struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err)
