@@ -149,7 +149,8 @@ create trigger capture_merges_updated after update on st_customers referencing n
   for each statement execute function capture_merges();
 
 -- ----------------------------------------------------------------- rows as authors see them
--- One function per entity: snake_case, money as numbers, times as UTC text; null is an absent key.
+-- One function per entity: snake_case, money as numbers, times as UTC text; nulls are stripped where the
+-- record leaves (an absent key), once for all.
 -- The views of 0008 have the same columns under the same names.
 
 -- "2026-03-07T22:00:00Z"
@@ -157,7 +158,7 @@ create function utc_text(at timestamptz) returns text language sql immutable as 
   select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 $$;
 
-create function money(amount numeric) returns numeric language sql immutable as $$
+create function dollars(amount numeric) returns numeric language sql immutable as $$
   select trim_scale(round(amount, 2))
 $$;
 
@@ -167,96 +168,95 @@ $$;
 
 -- more: what isn't in the customer's own row (customer_more below).
 create function customer_json(c st_customers, more json) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
-    'id', c.id, 'name', c.name, 'first_name', p.name[1], 'last_name', p.name[2], 'type', c.type,
+  select json_build_object(
+    'id', c.id, 'name', c.name, 'first_name', c.first_name, 'last_name', c.last_name, 'type', c.type,
     'phone', more -> 'phone', 'email', more -> 'email', 'address', address_line(c.street, c.unit),
-    'city', c.city, 'state', c.state, 'zip', c.zip, 'zone', customer_zone(c.state, c.zip),
-    'balance', money(c.balance), 'tags', coalesce(more -> 'tags', '{}'), 'active', c.active,
+    'city', c.city, 'state', c.state, 'zip', c.zip, 'zone', c.zone,
+    'balance', dollars(c.balance), 'tags', coalesce(more -> 'tags', '{}'), 'active', c.active,
     'do_not_service', c.do_not_service, 'do_not_mail', c.do_not_mail,
     'last_job_on', more -> 'last_job_on', 'merged_to_id', c.merged_to_id,
-    'created_on', utc_text(c.created_on), 'modified_on', utc_text(c.modified_on)))
-  from (select person_name(c.name, c.type) as name) p
+    'created_on', utc_text(c.created_on), 'modified_on', utc_text(c.modified_on))
 $$;
 
 create function location_json(l st_locations) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', l.id, 'customer_id', l.customer_id, 'name', l.name,
     'address', address_line(l.street, l.unit), 'city', l.city, 'state', l.state, 'zip', l.zip,
-    'zone', customer_zone(l.state, l.zip), 'zone_id', l.zone_id, 'active', l.active,
-    'created_on', utc_text(l.created_on), 'modified_on', utc_text(l.modified_on)))
+    'zone', l.zone, 'zone_id', l.zone_id, 'active', l.active,
+    'created_on', utc_text(l.created_on), 'modified_on', utc_text(l.modified_on))
 $$;
 
 create function job_json(j st_jobs, technicians json) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', j.id, 'number', j.number, 'status', j.status, 'priority', j.priority,
-    'completed_on', utc_text(j.completed_on), 'total', money(j.total),
+    'completed_on', utc_text(j.completed_on), 'total', dollars(j.total),
     'no_charge', coalesce(j.no_charge, false), 'recall_for_id', j.recall_for_id,
     'cancel_reason', j.cancel_reason, 'summary', j.summary,
     'technicians', coalesce(technicians, '[]'), 'customer_id', j.customer_id,
     'location_id', j.location_id, 'business_unit_id', j.business_unit_id,
     'job_type_id', j.job_type_id, 'campaign_id', j.campaign_id, 'invoice_id', j.invoice_id,
     'created_from_estimate_id', j.created_from_estimate_id, 'active', j.active,
-    'created_on', utc_text(j.created_on), 'modified_on', utc_text(j.modified_on)))
+    'created_on', utc_text(j.created_on), 'modified_on', utc_text(j.modified_on))
 $$;
 
 create function estimate_json(e st_estimates) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
-    'id', e.id, 'name', e.name, 'status', e.status, 'subtotal', money(e.subtotal),
-    'tax', money(e.tax), 'total', money(coalesce(e.subtotal, 0) + coalesce(e.tax, 0)),
+  select json_build_object(
+    'id', e.id, 'name', e.name, 'status', e.status, 'subtotal', dollars(e.subtotal),
+    'tax', dollars(e.tax), 'total', dollars(coalesce(e.subtotal, 0) + coalesce(e.tax, 0)),
     'items', coalesce(e.items, '[]'), 'summary', e.summary, 'sold_on', utc_text(e.sold_on),
     'sold_by', e.sold_by, 'is_change_order', coalesce(e.is_change_order, false),
     'job_id', e.job_id, 'job_number', e.job_number, 'customer_id', e.customer_id,
     'location_id', e.location_id, 'business_unit_id', e.business_unit_id, 'active', e.active,
-    'created_on', utc_text(e.created_on), 'modified_on', utc_text(e.modified_on)))
+    'created_on', utc_text(e.created_on), 'modified_on', utc_text(e.modified_on))
 $$;
 
 create function invoice_json(i st_invoices) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
-    'id', i.id, 'number', i.number, 'subtotal', money(i.subtotal), 'tax', money(i.tax),
-    'total', money(i.total), 'balance', money(i.balance), 'invoice_date', i.invoice_date,
+  select json_build_object(
+    'id', i.id, 'number', i.number, 'subtotal', dollars(i.subtotal), 'tax', dollars(i.tax),
+    'total', dollars(i.total), 'balance', dollars(i.balance), 'invoice_date', i.invoice_date,
     'due_date', i.due_date, 'paid_on', utc_text(i.paid_on), 'items', coalesce(i.items, '[]'),
     'summary', i.summary, 'type', i.type, 'adjustment_to_id', i.adjustment_to_id,
     'job_id', i.job_id, 'customer_id', i.customer_id, 'location_id', i.location_id,
     'business_unit_id', i.business_unit_id, 'active', i.active,
-    'created_on', utc_text(i.created_on), 'modified_on', utc_text(i.modified_on)))
+    'created_on', utc_text(i.created_on), 'modified_on', utc_text(i.modified_on))
 $$;
 
 create function appointment_json(a st_appointments, technicians json) returns json
 language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', a.id, 'number', a.number, 'status', a.status, 'start', utc_text(a.start),
     'end_at', utc_text(a.end_at), 'arrival_window_start', utc_text(a.arrival_window_start),
     'arrival_window_end', utc_text(a.arrival_window_end),
     'is_confirmed', coalesce(a.is_confirmed, false),
     'special_instructions', a.special_instructions, 'technicians', coalesce(technicians, '[]'),
     'job_id', a.job_id, 'customer_id', a.customer_id, 'active', a.active,
-    'created_on', utc_text(a.created_on), 'modified_on', utc_text(a.modified_on)))
+    'created_on', utc_text(a.created_on), 'modified_on', utc_text(a.modified_on))
 $$;
 
 create function technician_json(t st_technicians) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
-    'id', t.id, 'name', t.name, 'email', email_normal(t.email), 'phone', phone_e164(t.phone),
+  select json_build_object(
+    'id', t.id, 'name', t.name, 'email', t.email, 'phone', t.phone,
     'business_unit_id', t.business_unit_id, 'team', t.team, 'active', t.active,
-    'created_on', utc_text(t.created_on), 'modified_on', utc_text(t.modified_on)))
+    'created_on', utc_text(t.created_on), 'modified_on', utc_text(t.modified_on))
 $$;
 
 create function business_unit_json(b st_business_units) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', b.id, 'name', b.name, 'official_name', b.official_name, 'email', b.email,
     'phone', b.phone, 'trade', b.trade, 'division', b.division,
-    'ghl_pipeline_id', b.ghl_pipeline_id, 'active', b.active))
+    'ghl_pipeline_id', b.ghl_pipeline_id, 'active', b.active)
 $$;
 
 create function job_type_json(t st_job_types) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', t.id, 'name', t.name, 'class', t.class, 'priority', t.priority,
-    'no_charge', t.no_charge, 'active', t.active))
+    'no_charge', t.no_charge, 'active', t.active)
 $$;
 
 create function campaign_json(c st_campaigns) returns json language sql stable as $$
-  select json_strip_nulls(json_build_object(
+  select json_build_object(
     'id', c.id, 'name', c.name, 'category', c.category, 'source', c.source, 'medium', c.medium,
-    'active', c.active))
+    'active', c.active)
 $$;
 
 -- What a customer's record carries besides its row. A mobile number comes before a landline, one
@@ -278,27 +278,53 @@ $$;
 -- Who works on a job, or on one of its appointments.
 create function technicians_of(job bigint, appointment bigint) returns json
 language sql stable as $$
-  select coalesce(json_agg(json_strip_nulls(json_build_object('id', t.id, 'name', t.name,
-           'phone', phone_e164(t.phone), 'email', email_normal(t.email))) order by t.id), '[]')
+  select coalesce(json_agg(json_build_object('id', t.id, 'name', t.name,
+           'phone', t.phone, 'email', t.email) order by t.id), '[]')
   from st_technicians t
   where t.id in (select a.technician_id from job_technicians a
                  where a.active and (a.job_id = job or a.appointment_id = appointment))
 $$;
 
--- A stored row (JSON of the table's row) as authors see it.
+-- A stored row (JSON of the table's row) as authors see it. The row goes through a variable: in a
+-- plain SQL function the JSON would be read again for every field.
 create function author_json(entity text, stored json, more json, technicians json) returns json
-language sql stable as $$
-  select case entity
-    when 'estimate' then estimate_json(json_populate_record(null::st_estimates, stored))
-    when 'job' then job_json(json_populate_record(null::st_jobs, stored), technicians)
-    when 'invoice' then invoice_json(json_populate_record(null::st_invoices, stored))
+language plpgsql stable as $$
+declare
+  estimate_row st_estimates;
+  job_row st_jobs;
+  invoice_row st_invoices;
+  appointment_row st_appointments;
+  customer_row st_customers;
+  location_row st_locations;
+  technician_row st_technicians;
+begin
+  if stored is null then
+    return null;
+  end if;
+  case entity
+    when 'estimate' then
+      estimate_row := json_populate_record(null::st_estimates, stored);
+      return estimate_json(estimate_row);
+    when 'job' then
+      job_row := json_populate_record(null::st_jobs, stored);
+      return job_json(job_row, technicians);
+    when 'invoice' then
+      invoice_row := json_populate_record(null::st_invoices, stored);
+      return invoice_json(invoice_row);
     when 'appointment' then
-      appointment_json(json_populate_record(null::st_appointments, stored), technicians)
-    when 'customer' then customer_json(json_populate_record(null::st_customers, stored), more)
-    when 'location' then location_json(json_populate_record(null::st_locations, stored))
-    when 'technician' then technician_json(json_populate_record(null::st_technicians, stored))
-  end
-$$;
+      appointment_row := json_populate_record(null::st_appointments, stored);
+      return appointment_json(appointment_row, technicians);
+    when 'customer' then
+      customer_row := json_populate_record(null::st_customers, stored);
+      return customer_json(customer_row, more);
+    when 'location' then
+      location_row := json_populate_record(null::st_locations, stored);
+      return location_json(location_row);
+    when 'technician' then
+      technician_row := json_populate_record(null::st_technicians, stored);
+      return technician_json(technician_row);
+  end case;
+end $$;
 
 -- For each of the given rows: what it is to authors, everything it points to, and what of that
 -- isn't here. wants are the missing ones as (entity, id); waiting: one of them wasn't asked for yet
@@ -354,13 +380,11 @@ language sql stable rows 500 as $$
     left join st_invoices i on i.id = p.invoice
   ), shaped as materialized (
     select f.*,
-           case when f.before is not null
-                then author_json(f.entity, f.before, f.more, f.crew) end as old_shape,
-           case when f.after is not null
-                then author_json(f.entity, f.after, f.more, f.crew) end as new_shape
+           author_json(f.entity, f.before, f.more, f.crew) as old_shape,
+           author_json(f.entity, f.after, f.more, f.crew) as new_shape
     from found f
   )
-  select s.n, s.old_shape, s.new_shape,
+  select s.n, json_strip_nulls(s.old_shape), json_strip_nulls(s.new_shape),
     json_strip_nulls(json_build_object(
       'customer', case when s.entity = 'customer' then coalesce(s.new_shape, s.old_shape)
                        when s.customer_found is not null
@@ -514,9 +538,9 @@ $$;
 -- customer.
 create function recipient(customer_id bigint) returns json language sql stable as $$
   select json_build_object(
-    'customer_id', c.id, 'name', c.name, 'first_name', (person_name(c.name, c.type))[1],
+    'customer_id', c.id, 'name', c.name, 'first_name', c.first_name,
     'phone', k.phone, 'phones', coalesce(k.phones, '[]'), 'email', k.email,
-    'zone', customer_zone(c.state, c.zip), 'state', c.state, 'zip', c.zip, 'active', c.active,
+    'zone', c.zone, 'state', c.state, 'zip', c.zip, 'active', c.active,
     'do_not_service', c.do_not_service, 'do_not_mail', c.do_not_mail,
     'do_not_text', coalesce(k.do_not_text, false),
     -- A refusal of marketing anywhere counts; the two below are of the chosen addresses alone.

@@ -4,15 +4,14 @@
 -- select from views sees nothing else.
 
 create view customers as
-select c.id, c.name, p.name[1] as first_name, p.name[2] as last_name, c.type, k.phone, k.email,
+select c.id, c.name, c.first_name, c.last_name, c.type, k.phone, k.email,
        address_line(c.street, c.unit) as address, c.city, c.state, c.zip,
-       customer_zone(c.state, c.zip) as zone, money(c.balance) as balance, g.tags, c.active,
+       c.zone, dollars(c.balance) as balance, g.tags, c.active,
        c.do_not_service, c.do_not_mail,
        (select max(j.completed_on)::date from st_jobs j
         where j.customer_id = c.id and j.completed_on is not null) as last_job_on,
        c.merged_to_id, c.created_on, c.modified_on
 from st_customers c
-cross join lateral (select person_name(c.name, c.type) as name) p
 left join lateral (
   select (array_agg(x.phone order by (x.type = 'MobilePhone') desc, x.do_not_text, x.id)
             filter (where x.phone is not null))[1] as phone,
@@ -28,17 +27,17 @@ from st_contacts;
 
 create view locations as
 select l.id, l.customer_id, l.name, address_line(l.street, l.unit) as address, l.city, l.state,
-       l.zip, customer_zone(l.state, l.zip) as zone, l.zone_id, l.active, l.created_on,
+       l.zip, l.zone, l.zone_id, l.active, l.created_on,
        l.modified_on
 from st_locations l;
 
 create view technicians as
-select t.id, t.name, email_normal(t.email) as email, phone_e164(t.phone) as phone,
+select t.id, t.name, t.email, t.phone,
        t.business_unit_id, t.team, t.active, t.created_on, t.modified_on
 from st_technicians t;
 
 create view jobs as
-select j.id, j.number, j.status, j.priority, j.completed_on, money(j.total) as total,
+select j.id, j.number, j.status, j.priority, j.completed_on, dollars(j.total) as total,
        coalesce(j.no_charge, false) as no_charge, j.recall_for_id, j.cancel_reason, j.summary,
        w.technicians, j.customer_id, j.location_id, j.business_unit_id, j.job_type_id,
        j.campaign_id, j.invoice_id, j.created_from_estimate_id, j.active, j.created_on,
@@ -46,22 +45,22 @@ select j.id, j.number, j.status, j.priority, j.completed_on, money(j.total) as t
 from st_jobs j
 cross join lateral (
   select coalesce(json_agg(json_strip_nulls(json_build_object('id', t.id, 'name', t.name,
-           'phone', phone_e164(t.phone), 'email', email_normal(t.email))) order by t.id), '[]')
+           'phone', t.phone, 'email', t.email)) order by t.id), '[]')
            as technicians
   from st_technicians t
   where t.id in (select a.technician_id from job_technicians a where a.active and a.job_id = j.id)) w;
 
 create view estimates as
-select e.id, e.name, e.status, money(e.subtotal) as subtotal, money(e.tax) as tax,
-       money(coalesce(e.subtotal, 0) + coalesce(e.tax, 0)) as total,
+select e.id, e.name, e.status, dollars(e.subtotal) as subtotal, dollars(e.tax) as tax,
+       dollars(coalesce(e.subtotal, 0) + coalesce(e.tax, 0)) as total,
        coalesce(e.items, '[]') as items, e.summary, e.sold_on, e.sold_by,
        coalesce(e.is_change_order, false) as is_change_order, e.job_id, e.job_number, e.customer_id,
        e.location_id, e.business_unit_id, e.active, e.created_on, e.modified_on
 from st_estimates e;
 
 create view invoices as
-select i.id, i.number, money(i.subtotal) as subtotal, money(i.tax) as tax, money(i.total) as total,
-       money(i.balance) as balance, i.invoice_date, i.due_date, i.paid_on,
+select i.id, i.number, dollars(i.subtotal) as subtotal, dollars(i.tax) as tax, dollars(i.total) as total,
+       dollars(i.balance) as balance, i.invoice_date, i.due_date, i.paid_on,
        coalesce(i.items, '[]') as items, i.summary, i.type, i.adjustment_to_id, i.job_id,
        i.customer_id, i.location_id, i.business_unit_id, i.active, i.created_on, i.modified_on
 from st_invoices i;
@@ -73,7 +72,7 @@ select a.id, a.number, a.status, a.start, a.end_at, a.arrival_window_start, a.ar
 from st_appointments a
 cross join lateral (
   select coalesce(json_agg(json_strip_nulls(json_build_object('id', t.id, 'name', t.name,
-           'phone', phone_e164(t.phone), 'email', email_normal(t.email))) order by t.id), '[]')
+           'phone', t.phone, 'email', t.email)) order by t.id), '[]')
            as technicians
   from st_technicians t
   where t.id in (select x.technician_id from job_technicians x
