@@ -165,7 +165,7 @@ static void lose(struct db *db, const char *reason)
 
 static bool send_statement(struct db *db, const struct db_unit *unit, struct db_statement *s)
 {
-    struct db_plan *plan = db->prepare ? db_plan_of(db->plans, s->sql) : NULL;
+    struct db_plan *plan = db->prepare && !s->once ? db_plan_of(db->plans, s->sql) : NULL;
     char name[16];
     if (plan && plan->name == 0) {
         db_plan_name(name, ++db->names);

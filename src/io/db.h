@@ -40,6 +40,9 @@ void db_unit_free(struct db_unit *unit); /* only for a unit that is not sent */
 void db_unit_add(struct db_unit *unit, const char *sql, int nparams, const char *const *values);
 /* The same with the variadic list itself: db_unit_addv(u, SQL, 2, id, name). */
 void db_unit_addv(struct db_unit *unit, const char *sql, int nparams, ...);
+/* The same for a text that is not kept, a script's say: it is copied and never prepared. */
+void db_unit_add_once(struct db_unit *unit, const char *sql, int nparams,
+                      const char *const *values);
 
 /* Arrays in PostgreSQL's binary format, for the hot path: begin a statement, add its parameters in
  * order, each one of the calls below. Every db_param_* belongs to the statement begun last. */

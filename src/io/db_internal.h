@@ -10,6 +10,7 @@
 /* One statement of a unit. The arrays live in the unit's arena. */
 struct db_statement {
     const char *sql;
+    bool once; // its text is the unit's: never prepared
     int nparams, size;
     const char **values;
     int *lengths, *formats;
