@@ -1,0 +1,223 @@
+-- Main module of a body VM: holds one version of one workflow and runs its instances.
+--
+--   load(bundle)                  -> what C needs to know about it
+--   run(start, event, history)    one instance (a task), see durable.lua for what it posts
+--   judge(start, event, stop)     -> "ours" or "not ours": the `when` of a stop
+--
+-- The environment and the compiled chunks are shared by the instances; each runs the chunks anew,
+-- so that it has file locals and modules of its own.
+local durable = require "durable"
+local sandbox = require "sandbox"
+local words = require "words"
+
+local json = host.json
+local M = {}
+
+local chunks = {}   -- path -> compiled function
+local version       -- the loaded bundle
+
+local function path_of(name)
+  return "workflows/" .. name:gsub("%.", "/") .. ".lua"
+end
+
+-- `require` of the company's files: only while a file is loaded, once per task.
+local function require_file(name)
+  local task = durable.task()
+  if not task or not task.loading then
+    durable.raise("require works at the top of a file only")
+  end
+  local path = path_of(name)
+  if not chunks[path] then
+    durable.raise("there is no module '" .. tostring(name) .. "' (" .. path .. ")")
+  end
+  if task.modules[path] == nil then
+    local value = chunks[path]()
+    task.modules[path] = value == nil and true or value
+  end
+  return task.modules[path]
+end
+
+local function compile(path, source, api)
+  local env = sandbox.env({ api = api, chunk = path, require = require_file })
+  local chunk, message = load(source, "@" .. path, "t", env)
+  if not chunk then
+    error(message, 0)
+  end
+  return chunk
+end
+
+-- Runs the workflow's chunk for a task and returns its declaration.
+local function declaration(task)
+  durable.enter(task)
+  task.loading = true
+  local ok, value = pcall(chunks[version.path])
+  task.loading = nil
+  if not ok then
+    error(value, 0)
+  elseif type(value) ~= "table" then
+    error(version.path .. ": must return workflow { … }", 0)
+  end
+  return value
+end
+
+-- events.lua and company.lua are declarations: their tables are all that is needed here.
+local function read_table(path)
+  local source = version.files[path]
+  if not source then
+    return nil
+  end
+  local function same(t)
+    return t
+  end
+  local task = durable.new({ workflow = version.name, now = "1970-01-01T00:00:00Z" }, {})
+  durable.enter(task)
+  task.loading = true
+  local ok, value = pcall(compile(path, source, { events = same, company = same }))
+  return ok and type(value) == "table" and value or nil
+end
+
+--- @param bundle_json string {name, files = {path = source}, actions = {ns = {name}}}
+function M.load(bundle_json)
+  version = json.decode(bundle_json)
+  version.path = path_of(version.name)
+  if not version.files[version.path] then
+    error("version of " .. version.name .. " has no " .. version.path, 0)
+  end
+  chunks = {}
+  local api = words.build({
+    actions = version.actions or {},
+    events = read_table("workflows/events.lua") or version.events or {},
+    company = read_table("workflows/company.lua") or version.company or {},
+  })
+  for path, source in pairs(version.files) do
+    if path == version.path or path:match("^workflows/lib/") then
+      chunks[path] = compile(path, source, api)
+    end
+  end
+  local d = declaration(durable.new({ workflow = version.name, now = "1970-01-01T00:00:00Z" }, {}))
+  return json.encode({ class = d.class or "marketing", on_stop = d.on_stop ~= nil,
+    on_error = d.on_error ~= nil })
+end
+
+local function text_of(value)
+  if type(value) == "table" then
+    return tostring(value.message or value.code or "an error value that is a table")
+  end
+  return tostring(value)
+end
+
+local function stuck(code, message, more)
+  local reason = { code = code, message = message, can = json.array({ "retry", "cancel" }) }
+  for k, v in pairs(more or {}) do
+    reason[k] = v
+  end
+  return json.encode({ state = "stuck", reason = reason })
+end
+
+-- The end of a body as C reads it.
+local function ended(value)
+  if value == nil then
+    return '{"state":"done"}'
+  end
+  local result = { state = "done", value = value }
+  if type(value) == "string" then
+    result.outcome = value
+  end
+  local ok, text = pcall(json.encode, result)
+  if not ok then
+    return stuck("script_error", version.path .. ": run returned what can't be stored: "
+      .. tostring(text))
+  end
+  return text
+end
+
+local function failed(task, err)
+  local request = task.raised[err]
+  if not request then
+    return stuck("script_error", text_of(err))
+  end
+  return stuck("action_failed", request.name .. ": " .. text_of(err), { branch = request.branch.path,
+    ordinal = request.ordinal, name = request.name, error = err })
+end
+
+-- What was recorded, by the body that recorded it.
+local function histories(history_json)
+  local h = { run = {}, on_stop = {}, on_error = {} }
+  for _, s in ipairs(history_json and json.decode(history_json) or {}) do
+    local list = h[s[2]:match("^on_%a+")] or h.run
+    list[#list + 1] = { branch = s[2], ordinal = s[3], name = s[4], hash = s[5], state = s[6],
+      at = s[7], output = s[8] }
+  end
+  return h
+end
+
+local function run_body(task, d, h)
+  local ok, value = durable.run(task, "", d.run, h.run, task.event)
+  if ok == nil then
+    return json.encode(value)
+  elseif ok then
+    return ended(value)
+  end
+  local request = task.raised[value]
+  if not request or not d.on_error then
+    return failed(task, value)
+  end
+  local err = value
+  ok, value = durable.run(task, "on_error", d.on_error, h.on_error, task.event, err)
+  if ok == nil then
+    return json.encode(value)
+  elseif not ok then
+    return failed(task, value)
+  elseif value == "failed" or value == "done" then
+    return json.encode({ state = value, reason = value == "failed" and text_of(err) or nil })
+  end
+  return failed(task, err)
+end
+
+-- on_stop ends as it was going to: the instance is stopped.
+local function run_stop(task, d, h, by)
+  if d.on_stop then
+    local ok, value = durable.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
+    if ok == false then
+      return failed(task, value)
+    end
+  end
+  return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
+end
+
+--- @param start_json string {instance, run, mode, workflow, phase, by, now, seed}
+--- @param event_json string
+--- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
+function M.run(start_json, event_json, history_json)
+  local start = json.decode(start_json)
+  local task = durable.new(start, words.event(json.decode(event_json)))
+  local ok, d = pcall(declaration, task)
+  if not ok then
+    return stuck("script_error", text_of(d))
+  end
+  local h = histories(history_json)
+  if start.phase == "on_stop" then
+    local last = h.run[#h.run]
+    task.now = last and last.at or task.now
+    task.due = task.now
+    return run_stop(task, d, h, words.event(start.by))
+  end
+  return run_body(task, d, h)
+end
+
+--- @param start_json string
+--- @param event_json string the instance's event
+--- @param stop_json string the event that may stop it
+function M.judge(start_json, event_json, stop_json)
+  local task = durable.new(json.decode(start_json), words.event(json.decode(event_json)))
+  local it = words.event(json.decode(stop_json))
+  local d = declaration(task)
+  local rule = d.stop_when and d.stop_when[it.name]
+  if type(rule) ~= "table" or type(rule.when) ~= "function" then
+    return "ours"
+  end
+  task.pure = "the 'when' of a stop may only look at its event"
+  return rule.when(it, task.event) and "ours" or "not ours"
+end
+
+return M
