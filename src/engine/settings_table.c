@@ -39,6 +39,7 @@ static const struct setting_info table[] = {
     SECRET("MOONWRIGHT_READONLY_URL", "",
            "login role that may only read views; empty: db.* is off"),
     TEXT("MOONWRIGHT_DATA", "var", "", "folder of the private PostgreSQL, logs and heartbeats"),
+    TEXT("MOONWRIGHT_POSTGRES_USER", "postgres", "", "as whom the private PostgreSQL runs, started by root"),
     TEXT("MOONWRIGHT_HOME", "", "",
          "folder with lua/ and schema/; empty: found beside the program"),
     TEXT("MOONWRIGHT_WORKFLOWS", "", "", "the company's Lua; empty: workflows/ in MOONWRIGHT_HOME"),

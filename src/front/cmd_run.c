@@ -1,0 +1,76 @@
+/* cmd_run.c - `moonwright run`: the private PostgreSQL if there is no other, then the supervisor.
+ */
+#include "front/supervisor.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool add_role(unsigned *roles, const char *name, size_t len)
+{
+    static const struct {
+        const char *name;
+        unsigned bit;
+    } known[] = {{"sync", ROLE_SYNC},
+                 {"workflow", ROLE_WORKFLOW},
+                 {"web", ROLE_WEB},
+                 {"monitor", ROLE_MONITOR}};
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (strlen(known[i].name) == len && strncmp(known[i].name, name, len) == 0) {
+            *roles |= known[i].bit;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_roles(const char *list, unsigned *roles)
+{
+    for (;;) {
+        size_t len = strcspn(list, ",");
+        if (!add_role(roles, list, len))
+            return false;
+        if (list[len] == '\0')
+            return true;
+        list += len + 1;
+    }
+}
+
+int cmd_run(struct front *front, int argc, char **argv)
+{
+    unsigned roles = 0;
+    int workers = 1;
+    struct err err;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--role") == 0 && i + 1 < argc) {
+            if (!read_roles(argv[++i], &roles))
+                return front_usage("run", "the roles are sync, workflow, web and monitor");
+        } else if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc) {
+            workers = atoi(argv[++i]);
+            if (workers < 1 || workers > 32)
+                return front_usage("run", "--workers takes a number from 1 to 32");
+        } else {
+            return front_usage("run", "it takes --role and --workers");
+        }
+    }
+    struct postgres *postgres = NULL;
+    int code = EXIT_OK;
+    if (setting(front->settings, "DATABASE_URL")[0] == '\0') {
+        postgres = postgres_open(front->settings, front->data_dir, &err);
+        if (postgres == NULL || !postgres_start(postgres, &err)) {
+            code = front_fail(&err);
+        } else {
+            postgres_derive(postgres, front->settings);
+            front->private_server = true;
+        }
+    }
+    if (code == EXIT_OK)
+        code = supervise(front, postgres, roles != 0 ? roles : ROLE_ALL, workers);
+    if (postgres != NULL)
+        postgres_stop(postgres, true);
+    postgres_free(postgres);
+    if (code == EXIT_OK)
+        log_info("supervisor", "stopped", NULL);
+    return code;
+}

@@ -1,0 +1,170 @@
+/* role.c - one worker's life: wires the parts of its role around one event loop.
+ *
+ *     open --SIGTERM--> draining (no new work) --idle, or DRAIN_MS--> closed
+ *
+ * What belongs to which role: sync copies; workflow holds a lease and detects, starts and runs;
+ * web answers; monitor looks after the rest. */
+#include "front/supervisor.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/engine.h"
+#include "engine/monitor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define HEARTBEAT_MS 1000
+
+struct role {
+    struct engine engine;
+    const char *role;
+    char *beat_path;
+    struct loop_timer *beat, *end;
+    struct loop_signal *term, *hup;
+    struct http_server *http;
+    struct monitor *monitor;
+    bool draining;
+    int code;
+};
+
+static void beat(void *ctx)
+{
+    struct role *r = ctx;
+    int fd = open(r->beat_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0 || futimens(fd, NULL) != 0)
+        log_error("role", "can't write the heartbeat", "file", r->beat_path, "error",
+                  strerror(errno), NULL);
+    if (fd >= 0)
+        close(fd);
+    loop_timer_set(r->beat, HEARTBEAT_MS);
+}
+
+static void end(void *ctx)
+{
+    struct role *r = ctx;
+    loop_stop(r->engine.loop);
+}
+
+static void drain(void *ctx)
+{
+    struct role *r = ctx;
+    if (r->draining)
+        return;
+    r->draining = true;
+    loop_timer_set(r->end, 0);
+}
+
+static void reload(void *ctx)
+{
+    (void)ctx;
+}
+
+static void answer_health(void *ctx, struct http_request *request)
+{
+    struct role *r = ctx;
+    bool ready = pool_is_ready(r->engine.db) && pool_is_ready(r->engine.st);
+    const char *body = ready ? "{\"ok\":true}\n" : "{\"ok\":false,\"why\":\"database\"}\n";
+    http_reply(request, ready ? 200 : 503, "application/json", body, strlen(body));
+}
+
+static struct pool *open_pool(struct role *r, const char *url, int connections)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "moonwright %s", r->role);
+    struct db_options options = {.url = url, .prepare = true, .name = name};
+    return pool_new(r->engine.loop, &options, connections);
+}
+
+static bool open_databases(struct role *r, struct front *front)
+{
+    const char *engine = setting(front->settings, "DATABASE_URL");
+    const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");
+    const char *readonly = setting(front->settings, "MOONWRIGHT_READONLY_URL");
+    bool workflow = strcmp(r->role, "workflow") == 0;
+    r->engine.one_database = st[0] == '\0' || strcmp(st, engine) == 0;
+    r->engine.db = open_pool(r, engine, workflow ? 4 : 2);
+    r->engine.st = r->engine.one_database ? r->engine.db : open_pool(r, st, 2);
+    if (workflow && readonly[0] != '\0')
+        r->engine.readonly = open_pool(r, readonly, 1);
+    return true;
+}
+
+static bool open_web(struct role *r, struct err *err)
+{
+    char host[256];
+    int port;
+    const struct http_limits limits = {0};
+    const char *address = setting(r->engine.settings, "MOONWRIGHT_HTTP");
+    must(setting_address(address, host, &port));
+    r->http = http_server_new(r->engine.loop, host, port, &limits, err);
+    if (r->http == NULL)
+        return err_wrap(err, "MOONWRIGHT_HTTP is %s", address);
+    http_route(r->http, "GET", "/healthz", answer_health, r);
+    log_info("web", "listening", "host", host, "port", log_int(http_server_port(r->http)), NULL);
+    return true;
+}
+
+static bool open_role(struct role *r, struct front *front, struct err *err)
+{
+    r->engine.settings = front->settings;
+    r->engine.lua_dir = front->lua_dir;
+    r->engine.workflows_dir = front->workflows_dir;
+    r->engine.fetcher = fetcher_new(r->engine.loop, err);
+    if (r->engine.fetcher == NULL || !open_databases(r, front))
+        return false;
+    if (strcmp(r->role, "web") == 0)
+        return open_web(r, err);
+    if (strcmp(r->role, "monitor") == 0)
+        r->monitor = monitor_start(&r->engine);
+    return true;
+}
+
+static void close_role(struct role *r)
+{
+    monitor_stop(r->monitor);
+    if (r->http != NULL)
+        http_server_free(r->http);
+    if (r->engine.fetcher != NULL)
+        fetcher_free(r->engine.fetcher);
+    if (r->engine.st != NULL && r->engine.st != r->engine.db)
+        pool_free(r->engine.st);
+    if (r->engine.readonly != NULL)
+        pool_free(r->engine.readonly);
+    if (r->engine.db != NULL)
+        pool_free(r->engine.db);
+}
+
+int role_main(struct front *front, const char *role, const char *name)
+{
+    struct role r = {.role = role};
+    struct err err;
+    r.engine.loop = loop_new();
+    r.beat_path = xprintf("%s/heartbeat/%s", front->data_dir, name);
+    r.beat = loop_timer_new(r.engine.loop, beat, &r);
+    r.end = loop_timer_new(r.engine.loop, end, &r);
+    r.term = loop_signal_new(r.engine.loop, SIGTERM, drain, &r);
+    r.hup = loop_signal_new(r.engine.loop, SIGHUP, reload, &r);
+    beat(&r);
+    if (open_role(&r, front, &err)) {
+        loop_run(r.engine.loop);
+    } else {
+        front_fail(&err);
+        r.code = EXIT_CONFIG;
+    }
+    close_role(&r);
+    loop_signal_free(r.term);
+    loop_signal_free(r.hup);
+    loop_timer_free(r.beat);
+    loop_timer_free(r.end);
+    loop_free(r.engine.loop);
+    free(r.beat_path);
+    return r.code;
+}
