@@ -149,11 +149,14 @@ create table workflow_queue (
   reason json,                           -- {"code", "message", "since", "can": [...]} when stuck
   since bigint not null default 0,       -- the settled number of its trigger
   watched boolean not null default false,-- it has stop subscriptions
-  business_key text
+  business_key text,
+  queued_key text                        -- it waits behind the instance that holds this key
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 create index workflow_queue_claim on workflow_queue (priority, due) where worker is null;
 create unique index workflow_queue_key on workflow_queue (business_key);
+create index workflow_queue_queued on workflow_queue (queued_key, instance_id)
+  where queued_key is not null;
 
 -- Insert only: one row per finished step.
 create table workflow_step_executions (
@@ -245,6 +248,7 @@ create table detect_errors (
   change json,                           -- the change as detection read it
   message text not null,                 -- with file and line
   at timestamptz not null default now(),
+  again boolean not null default false,  -- to be judged again
   resolved_at timestamptz
 );
 create index detect_errors_open on detect_errors (id) where resolved_at is null;
