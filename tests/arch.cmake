@@ -1,0 +1,17 @@
+# Tests that read the source instead of running it.
+add_test(NAME arch.structure COMMAND ${CMAKE_SOURCE_DIR}/tests/arch.sh ${CMAKE_SOURCE_DIR})
+set_tests_properties(arch.structure PROPERTIES LABELS arch TIMEOUT 60)
+
+find_program(LUACHECK luacheck)
+if(LUACHECK)
+  add_test(NAME arch.luacheck COMMAND ${LUACHECK} -q --no-color lua workflows tests
+    WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(arch.luacheck PROPERTIES LABELS arch TIMEOUT 60)
+endif()
+
+find_program(CLANG_FORMAT clang-format)
+if(CLANG_FORMAT AND DEFINED ENV{CI})
+  file(GLOB_RECURSE formatted CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*.[ch])
+  add_test(NAME arch.format COMMAND ${CLANG_FORMAT} --dry-run -Werror ${formatted})
+  set_tests_properties(arch.format PROPERTIES LABELS arch TIMEOUT 60)
+endif()
