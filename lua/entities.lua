@@ -1,0 +1,108 @@
+-- The entities of events: what each carries besides itself, and the keys by which two events are
+-- about the same thing.
+local M = {}
+
+local function set(names)
+  local s = {}
+  for name in names:gmatch "%S+" do
+    s[name] = true
+  end
+  return s
+end
+
+-- What a snapshot of the entity carries besides.
+M.carries = {
+  customer = {},
+  location = set "customer",
+  job = set "customer location business_unit job_type campaign invoice",
+  estimate = set "customer location business_unit job job_type",
+  invoice = set "customer location business_unit job",
+  appointment = set "customer location business_unit job job_type campaign invoice",
+  lead = set "customer location business_unit campaign",
+  booking = set "customer location business_unit campaign",
+  call = set "customer",
+  reply = set "customer",
+  membership = set "customer location",
+  visit = set "customer location membership",
+  technician = {},
+  task = set "customer",
+}
+
+-- The subject of a call or a reply is the customer.
+local SUBJECT = { call = "customer", reply = "customer" }
+
+-- Events that no rule declares.
+M.builtin = {
+  customer_replied = { of = "customer", carries = { reply = true } },
+  customer_opted_out = { of = "customer", carries = { reply = true } },
+  message_failed = { of = "customer" },
+  ghl_contact_created = { of = "customer" },
+  task_done = { of = "task" },
+}
+for entity in pairs(M.carries) do
+  M.builtin[entity .. "_deleted"] = { of = entity }
+end
+
+--- The entity that an event of this `of` is about.
+---@param of string
+---@return string
+function M.subject(of)
+  return SUBJECT[of] or of
+end
+
+--- Whether an event of this rule carries a snapshot of an entity.
+---@param rule table
+---@param entity string
+---@return boolean
+function M.has(rule, entity)
+  return rule.of == entity or M.subject(rule.of) == entity
+    or (M.carries[rule.of] or {})[entity] == true
+    or rule.carries ~= nil and rule.carries[entity] == true
+end
+
+--- The keys under which a record is found: by id, else (a customer) by its addresses.
+---@param entity string
+---@param record table|nil
+---@return table
+function M.keys(entity, record)
+  if type(record) ~= "table" then
+    return {}
+  elseif record.id ~= nil then
+    return { entity .. ":" .. tostring(record.id) }
+  end
+  local keys = {}
+  if entity == "customer" then
+    if record.phone then
+      keys[#keys + 1] = "phone:" .. record.phone
+    end
+    if record.email then
+      keys[#keys + 1] = "email:" .. record.email:lower()
+    end
+  end
+  return keys
+end
+
+--- All keys under which an event is found: each snapshot it carries, and its customer's addresses.
+---@param event table
+---@return table
+function M.event_keys(event)
+  local keys = {}
+  for entity in pairs(M.carries) do
+    local record = event[entity]
+    if type(record) == "table" and record.id ~= nil then
+      keys[#keys + 1] = entity .. ":" .. tostring(record.id)
+    end
+  end
+  local customer = event.customer
+  if type(customer) == "table" then
+    keys[#keys + 1] = customer.phone and "phone:" .. customer.phone or nil
+    keys[#keys + 1] = customer.email and "email:" .. customer.email:lower() or nil
+  end
+  if event.instance then -- a signal reaches one instance only
+    keys = { "instance:" .. event.instance }
+  end
+  table.sort(keys)
+  return keys
+end
+
+return M
