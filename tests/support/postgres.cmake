@@ -5,10 +5,11 @@ string(SUBSTRING "${postgres_name}" 0 10 postgres_name)
 set(postgres_folder "/tmp/moonwright-test-${postgres_name}")
 
 get_property(tests_of_this_folder DIRECTORY PROPERTY TESTS)
-set_tests_properties(${tests_of_this_folder} PROPERTIES
-  FIXTURES_REQUIRED postgres
-  ENVIRONMENT_MODIFICATION
-    "MOONWRIGHT_TEST_DATABASE_URL=set:host=${postgres_folder} dbname=test user=test;MOONWRIGHT_PROGRAM=set:$<TARGET_FILE:moonwright>;MOONWRIGHT_SOURCE=set:${CMAKE_SOURCE_DIR}")
+set_property(TEST ${tests_of_this_folder} APPEND PROPERTY FIXTURES_REQUIRED postgres)
+set_property(TEST ${tests_of_this_folder} APPEND PROPERTY ENVIRONMENT_MODIFICATION
+  "MOONWRIGHT_TEST_DATABASE_URL=set:host=${postgres_folder} dbname=test user=test"
+  "MOONWRIGHT_PROGRAM=set:${CMAKE_BINARY_DIR}/moonwright"
+  "MOONWRIGHT_SOURCE=set:${CMAKE_SOURCE_DIR}")
 
 add_test(NAME postgres.start
   COMMAND ${CMAKE_SOURCE_DIR}/tests/support/postgres start ${postgres_folder})
