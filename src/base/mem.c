@@ -56,7 +56,9 @@ char *xstrdup(const char *text)
 char *xstrndup(const char *text, size_t len)
 {
     char *copy = xmalloc(len + 1);
-    memcpy(copy, text, len);
+    if (len > 0) { // no bytes may have no address
+        memcpy(copy, text, len);
+    }
     copy[len] = 0;
     return copy;
 }
@@ -128,7 +130,9 @@ char *arena_strdup(struct arena *arena, const char *text)
 char *arena_strndup(struct arena *arena, const char *text, size_t len)
 {
     char *copy = arena_alloc(arena, len + 1);
-    memcpy(copy, text, len);
+    if (len > 0) {
+        memcpy(copy, text, len);
+    }
     return copy;
 }
 

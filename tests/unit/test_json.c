@@ -51,8 +51,7 @@ static void integers_are_exact(void **state)
          "[1234567890123456789012345,{\"id\":-9223372036854775808}]");
     says("12345678901", "12345678901");
     says("1718000000000000", "1718000000000000");
-    says("[1234567.89,1e+300,3.0000000000000004e-7]",
-         "[1234567.89,1e+300,3.0000000000000004e-07]");
+    says("[1234567.89,1e+300,3.0000000000000004e-7]", "[1234567.89,1e+300,3.0000000000000004e-07]");
 }
 
 static void bad_text_is_refused(void **state)
@@ -204,14 +203,15 @@ static void what_json_cannot_carry_is_an_error_with_its_path(void **state)
 static void the_canonical_text_reads_back_the_same(void **state)
 {
     (void)state;
-    const char *code = "local t = {} "
-                       "for i = 1, 2000 do "
-                       "  local x = (math.random() - 0.5) * 10 ^ math.random(-20, 20) "
-                       "  if host.json.decode(host.json.encode(x)) ~= x then return 'lost ' .. x end "
-                       "  t['k' .. math.random(1, 1 << 40)] = x "
-                       "end "
-                       "local text = host.json.encode(t) "
-                       "return host.json.encode(host.json.decode(text)) == text and 'same' or text";
+    const char *code =
+        "local t = {} "
+        "for i = 1, 2000 do "
+        "  local x = (math.random() - 0.5) * 10 ^ math.random(-20, 20) "
+        "  if host.json.decode(host.json.encode(x)) ~= x then return 'lost ' .. x end "
+        "  t['k' .. math.random(1, 1 << 40)] = x "
+        "end "
+        "local text = host.json.encode(t) "
+        "return host.json.encode(host.json.decode(text)) == text and 'same' or text";
     assert_string_equal("same", lua(code));
 }
 

@@ -58,7 +58,8 @@ static void an_error_has_its_place(void **state)
     assert_non_null(strstr(f.err.message, "test.lua:2: attempt to index a nil value"));
     assert_false(eval(&f, "error { code = 'refused', message = 'no such customer' }"));
     assert_string_equal("no such customer", f.err.message);
-    assert_false(eval(&f, "error(setmetatable({}, { __tostring = function() error 'again' end }))"));
+    assert_false(
+        eval(&f, "error(setmetatable({}, { __tostring = function() error 'again' end }))"));
     assert_false(vm_call(f.vm, "absent", NULL, 0, NULL, &f.err));
     assert_non_null(strstr(f.err.message, "no function 'absent'"));
     goes_on(&f);
@@ -106,12 +107,17 @@ static void an_endless_loop_ends(void **state)
     killed(&f, "while true do end", "50 ms of CPU without a wait (test.lua:1)");
     killed(&f, "while true do pcall(function() while true do end end) end", "CPU");
     killed(&f, "pcall(function() while true do end end) return 'fine'", "CPU");
-    killed(&f, "xpcall(function() while true do end end, function() while true do end end) ", "CPU");
-    killed(&f, "local co = coroutine.wrap(function() while true do end end) "
-               "while true do pcall(co) end", "CPU");
+    killed(&f, "xpcall(function() while true do end end, function() while true do end end) ",
+           "CPU");
+    killed(&f,
+           "local co = coroutine.wrap(function() while true do end end) "
+           "while true do pcall(co) end",
+           "CPU");
     killed(&f, "while true do pcall(coroutine.wrap(function() while true do end end)) end", "CPU");
-    killed(&f, "local t <close> = setmetatable({}, { __close = function() while true do end end }) "
-               "while true do end", "CPU");
+    killed(&f,
+           "local t <close> = setmetatable({}, { __close = function() while true do end end }) "
+           "while true do end",
+           "CPU");
     vm_free(f.vm);
 }
 
@@ -119,16 +125,18 @@ static void memory_has_an_end(void **state)
 {
     (void)state;
     struct fixture f;
-    vm_up(&f, &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .memory = 8 << 20,
-                                   .burst_ms = 5000});
+    vm_up(&f, &(struct vm_options){
+                  .main = "probe", .lua_dir = FIXTURE_DIR, .memory = 8 << 20, .burst_ms = 5000});
     killed(&f, "return #string.rep('x', 1 << 30)", "8 MB of memory");
     killed(&f, "local t = {} for i = 1, 1 << 30 do t[i] = { i } end", "8 MB of memory");
     killed(&f, "local s = 'x' while true do s = s .. s end", "8 MB of memory");
     killed(&f, "local s = ('x'):rep(1000) return pcall(string.gsub, ('x'):rep(1e6), 'x', s) and 1",
            "8 MB of memory");
     killed(&f, "pcall(string.rep, 'x', 1 << 30) return 'fine'", "8 MB of memory");
-    killed(&f, "for i = 1, 10 do pcall(function() local t = {} "
-               "for j = 1, 1 << 30 do t[j] = { j } end end) end return 'fine'", "8 MB of memory");
+    killed(&f,
+           "for i = 1, 10 do pcall(function() local t = {} "
+           "for j = 1, 1 << 30 do t[j] = { j } end end) end return 'fine'",
+           "8 MB of memory");
     assert_true(vm_memory(f.vm) <= 8 << 20);
     vm_free(f.vm);
 }
@@ -137,8 +145,8 @@ static void garbage_is_no_exhaustion(void **state)
 {
     (void)state;
     struct fixture f;
-    vm_up(&f, &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .memory = 4 << 20,
-                                   .burst_ms = 20000});
+    vm_up(&f, &(struct vm_options){
+                  .main = "probe", .lua_dir = FIXTURE_DIR, .memory = 4 << 20, .burst_ms = 20000});
     for (int i = 0; i < 20; i++) {
         if (!eval(&f, "local n = 0 for i = 1, 2000 do n = n + #{ ('x'):rep(5000), i } .. '' end "
                       "local t = {} for i = 1, 20000 do t[i] = { i } end return n"))
@@ -171,7 +179,8 @@ static void any_bytes_go_in_and_out(void **state)
     struct buf out;
     buf_init(&out, 100);
     struct slice args[] = {slice_of("local a, b = ... assert(b == nil) return a .. '\\0' .. a"),
-                           {"x\0y", 3}, slice_of(NULL)};
+                           {"x\0y", 3},
+                           slice_of(NULL)};
     assert_true(vm_call(f.vm, "run", args, 3, &out, &f.err));
     assert_int_equal(7, out.len);
     assert_memory_equal("x\0y\0x\0y", out.data, 7);
