@@ -638,6 +638,7 @@ declare
   v_since timestamptz;
   v_unowned int;
   v_match text;
+  v_oldest timestamptz;
 begin
   select * into m from messaging_log where id = p_id for update;
   if m.state not in ('intent', 'in_doubt') then
@@ -653,16 +654,19 @@ begin
   where phone_e164(x->>'to') = m.address and coalesce(x->>'direction', 'outbound-api') not like 'inbound%'
     and coalesce((x->>'date_created')::timestamptz, 'infinity') >= v_since
     and not exists (select from messaging_log o where o.provider_id = x->>'sid');
+  select min((x->>'date_created')::timestamptz) into v_oldest from json_array_elements(p_list->'messages') x;
   if v_match is not null then
     update messaging_log set state = 'sent', provider_id = v_match, rule = null,
       sent_at = business_of(intended_at), outcome_at = clock_timestamp(), settled_by = 'look-up'
     where id = p_id;
     return 'sent';
-  elsif v_unowned > 0 or p_list->>'next_page_uri' is not null then
+  elsif v_unowned > 0 or (p_list->>'next_page_uri' is not null and coalesce(v_oldest, v_since) >= v_since) then
     perform outbound_hold(p_id, 'in_doubt');
     return 'held';
-  elsif m.looks = 0 or extract(epoch from clock_timestamp() - m.intended_at) < p_second then
-    update messaging_log set state = 'in_doubt', looks = looks + 1, looked_at = clock_timestamp()
+  elsif m.looks = 0 or extract(epoch from clock_timestamp() - m.intended_at) < p_second
+        or extract(epoch from clock_timestamp() - m.looked_at) < p_second * 0.6 then
+    update messaging_log set state = 'in_doubt', looks = looks + 1,
+      looked_at = case when looks = 0 then clock_timestamp() else looked_at end
     where id = p_id;
     return 'again';
   end if;

@@ -1,0 +1,83 @@
+/* outbound.h - what the files of the outbound stage share: action, message, call, query, indoubt.
+ *
+ * An action's Lua asks for one thing at a time; each ask is an op. An op lives until it has
+ * answered and written what it knows: when its action is cancelled it goes on without it. */
+#ifndef ENGINE_OUTBOUND_H
+#define ENGINE_OUTBOUND_H
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "engine/action.h"
+#include "engine/limit.h"
+#include "io/fetch.h"
+#include "script/json.h"
+#include "script/task.h"
+
+struct op {
+    struct actions *actions; // NULL after actions_stop: free what is left and say nothing
+    struct action *action;   // NULL once its action was cancelled
+    struct op *next, *prev;
+    char *id;         // how Lua knows it
+    char *ask;        // what Lua posted, JSON
+    struct json *doc; // the same, parsed
+    char *key;        // the action's part of the ledger's key and what policy needs, JSON
+    int tries;        // attempts that were refused or failed
+    struct loop_timer *timer;
+    struct limit_wait *wait;
+    struct fetch *fetch;
+    char *ledger_id;   // the row this op wrote
+    int64_t intent_ms; // when its unit was sent, by the monotonic clock
+    char *text;        // a recipient, a url, an answer: what this step needs later
+    char *more;
+    const char *provider;
+    void (*step)(struct op *op); // what the timer does
+};
+
+/* action.c */
+const struct engine *op_engine(const struct op *op);
+bool op_is_live(const struct op *op); /* this worker may send at all */
+struct limits *op_limits(const struct op *op);
+void op_free(struct op *op);
+/* Resumes the action's Lua with (id, status, json) and frees the op. */
+void op_answer(struct op *op, const char *status, const char *json);
+/* The same with an error's JSON: {code, message, status, attempts}. */
+void op_fail(struct op *op, const char *code, int http_status, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* Ends the action with this verdict and frees the op. */
+void op_end(struct op *op, enum action_verdict verdict, const char *text, const char *until);
+/* A unit that did not commit: true when the op was ended or retries by itself (`again`). */
+void op_unit_failed(struct op *op, const struct db_reply *reply, void (*again)(struct op *op));
+/* Runs step after ms. */
+void op_later(struct op *op, int64_t ms, void (*step)(struct op *op));
+/* Begins a unit with the fence of our lease. */
+struct db_unit *op_unit(const struct op *op);
+void op_send(struct op *op, struct db_unit *unit, db_done_fn *done);
+/* A fresh ledger id for the next intent. */
+void op_new_id(struct op *op);
+/* The gate of a request that must not be late: our lease is alive and the intent is young. */
+bool op_gate(void *ctx);
+/* A copy with a '?' for every byte that isn't UTF-8; caller frees. */
+char *op_utf8(const char *text, size_t len);
+/* How long to wait before try n (from 1), at least `least` ms; full jitter. */
+int64_t op_pause_ms(int tries, int64_t least);
+/* Retry-After of an answer in ms, 0 without. */
+int64_t op_retry_after_ms(const struct fetch_result *result);
+/* now + seconds after an instant of the database ("intended_at"), as UTC text; caller frees. */
+char *op_after(const char *utc, double seconds);
+
+/* message.c */
+void message_start(struct op *op);
+void message_again(struct op *op); /* asks policy once more, after a look-up */
+void message_hold(struct op *op, const struct json *row); /* for a person; row: {id, rule} */
+/* call.c */
+void call_start(struct op *op);
+void call_settle(struct op *op);
+/* query.c */
+void query_start(struct op *op);
+/* indoubt.c: a send whose outcome nobody wrote down. verdict is message_intent's answer. */
+void indoubt_message(struct op *op, const struct json *verdict);
+
+/* files.c: what the action VM is made of, as the JSON of its `load`. Caller frees; NULL: err. */
+char *action_files(const struct engine *engine, struct err *err);
+
+#endif
