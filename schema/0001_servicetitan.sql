@@ -23,6 +23,15 @@ create or replace function email_normal(email text) returns text language sql im
   from (select lower(btrim(email)) as address) a
 $$;
 
+-- What a contact of that type is good for.
+create function contact_phone(type text, value text) returns text language sql immutable as $$
+  select case when type in ('Phone', 'MobilePhone') then phone_e164(value) end
+$$;
+
+create function contact_email(type text, value text) returns text language sql immutable as $$
+  select case when type = 'Email' then email_normal(value) end
+$$;
+
 -- The time zone of an address in the United States; null where it isn't known. States that lie in
 -- two zones are split by the first three digits of the ZIP code.
 create or replace function customer_zone(state text, zip text) returns text language sql immutable as $$

@@ -1,0 +1,26 @@
+-- Appointments of jobs.
+return {
+  name = "appointments",
+  of = "appointment",
+  table = "st_appointments",
+  export = "/jpm/v2/tenant/{tenant}/export/appointments",
+  query = "active=Any",
+  by_id = { path = "/jpm/v2/tenant/{tenant}/appointments", parameter = "ids", query = "active=Any" },
+  columns = {
+    { "id", "bigint", "id" },
+    { "active", "boolean", "active", default = "true" },
+    { "job_id", "bigint", "jobId" },
+    { "customer_id", "bigint", "customerId" },
+    { "number", "text", "appointmentNumber" },
+    { "status", "text", "status" },
+    { "start", "timestamptz", "start" },
+    { "end_at", "timestamptz", "end" },
+    { "arrival_window_start", "timestamptz", "arrivalWindowStart" },
+    { "arrival_window_end", "timestamptz", "arrivalWindowEnd" },
+    { "special_instructions", "text", "specialInstructions" },
+    { "is_confirmed", "boolean", "isConfirmed" },
+    { "unused", "boolean", "unused" },
+    { "created_on", "timestamptz", "createdOn" },
+    { "modified_on", "timestamptz", "modifiedOn" },
+  },
+}

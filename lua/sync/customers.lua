@@ -1,0 +1,28 @@
+-- Customers. Phones and e-mail addresses come with contacts.
+return {
+  name = "customers",
+  of = "customer",
+  table = "st_customers",
+  export = "/crm/v2/tenant/{tenant}/export/customers",
+  by_id = { path = "/crm/v2/tenant/{tenant}/customers", parameter = "ids", query = "active=Any" },
+  columns = {
+    { "id", "bigint", "id" },
+    { "active", "boolean", "active", default = "true" },
+    { "name", "text", "name", default = "''" },
+    { "type", "text", "type" },
+    { "street", "text", "address.street" },
+    { "unit", "text", "address.unit" },
+    { "city", "text", "address.city" },
+    { "state", "text", "address.state" },
+    { "zip", "text", "address.zip" },
+    { "country", "text", "address.country" },
+    { "balance", "numeric", "balance" },
+    { "tag_ids", "bigint[]", "tagTypeIds" },
+    { "do_not_mail", "boolean", "doNotMail", default = "false" },
+    { "do_not_service", "boolean", "doNotService", default = "false" },
+    { "national_account", "boolean", "nationalAccount" },
+    { "merged_to_id", "bigint", "mergedToId" },
+    { "created_on", "timestamptz", "createdOn" },
+    { "modified_on", "timestamptz", "modifiedOn" },
+  },
+}

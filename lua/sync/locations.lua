@@ -1,0 +1,25 @@
+-- Places where work is done.
+return {
+  name = "locations",
+  of = "location",
+  table = "st_locations",
+  export = "/crm/v2/tenant/{tenant}/export/locations",
+  by_id = { path = "/crm/v2/tenant/{tenant}/locations", parameter = "ids", query = "active=Any" },
+  columns = {
+    { "id", "bigint", "id" },
+    { "customer_id", "bigint", "customerId" },
+    { "active", "boolean", "active", default = "true" },
+    { "name", "text", "name" },
+    { "street", "text", "address.street" },
+    { "unit", "text", "address.unit" },
+    { "city", "text", "address.city" },
+    { "state", "text", "address.state" },
+    { "zip", "text", "address.zip" },
+    { "country", "text", "address.country" },
+    { "zone_id", "bigint", "zoneId" },
+    { "tag_ids", "bigint[]", "tagTypeIds" },
+    { "merged_to_id", "bigint", "mergedToId" },
+    { "created_on", "timestamptz", "createdOn" },
+    { "modified_on", "timestamptz", "modifiedOn" },
+  },
+}
