@@ -345,6 +345,149 @@ static void test_copy_is_refused_without_harm(void **state)
     assert_string_equal(one(f, "select 'back'", 0, NULL).value, "back");
 }
 
+struct states {
+    struct fixture *f;
+    int ready, down;
+    struct err err;
+    bool close; // on the next change
+};
+
+static void on_state(void *ctx, bool ready, const struct err *err)
+{
+    struct states *states = ctx;
+    ready ? states->ready++ : states->down++;
+    assert_true(ready == !err);
+    if (err) {
+        states->err = *err;
+    }
+    if (states->close) {
+        db_close(states->f->db);
+        states->f->db = NULL;
+    }
+}
+
+static bool was_down(void *ctx)
+{
+    return ((struct states *)ctx)->down > 0;
+}
+
+static bool was_ready(void *ctx)
+{
+    return ((struct states *)ctx)->ready > 0;
+}
+
+static void open_anew(struct fixture *f, struct states *states)
+{
+    db_close(f->db);
+    f->db = open_db(f->loop, test_database(), true);
+    db_on_state(f->db, on_state, states);
+}
+
+static void test_a_killed_backend_is_told_and_replaced(void **state)
+{
+    struct fixture *f = *state;
+    struct states states = {.f = f};
+    open_anew(f, &states);
+    assert_true(run_until(f->loop, was_ready, &states, 10000));
+    other(f, "select pg_terminate_backend(pid) from pg_stat_activity where "
+             "application_name = 'moonwright test' and pid <> pg_backend_pid()");
+    assert_true(run_until(f->loop, was_down, &states, 10000));
+    assert_int_equal(states.err.code, ERR_CONN);
+    assert_int_equal(one(f, INSERT, 2, (const char *[]){"1", "after"}).outcome, DB_OK);
+    assert_int_equal(states.ready, 2);
+    assert_int_equal(states.down, 1);
+}
+
+static void test_closing_from_within(void **state)
+{
+    struct fixture *f = *state;
+    struct states states = {.f = f, .close = true};
+    open_anew(f, &states);
+    assert_true(run_until(f->loop, was_ready, &states, 10000));
+    run_for(f->loop, 20);
+    assert_null(f->db);
+}
+
+static void test_nobody_answers(void **state)
+{
+    struct fixture *f = *state;
+    struct states states = {.f = f};
+    struct db *db = open_db(f->loop, "host=/nowhere dbname=x", true);
+    db_on_state(db, on_state, &states);
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select 1", 0);
+    db_send(db, unit, on_done, &f->answers[0]);
+    assert_true(run_until(f->loop, was_down, &states, 10000));
+    assert_int_equal(states.err.code, ERR_CONN);
+    assert_non_null(strstr(states.err.message, "/nowhere"));
+    run_for(f->loop, 700); // several attempts later it still was said once
+    assert_int_equal(states.down, 1);
+    assert_false(db_is_ready(db));
+    assert_false(f->answers[0].given);
+    assert_int_equal(db_in_flight(db), 1);
+    db_close(db);
+    assert_false(f->answers[0].given);
+    run_for(f->loop, 5);
+    assert_int_equal(f->answers[0].calls, 1);
+    assert_int_equal(f->answers[0].outcome, DB_UNSENT);
+}
+
+static void test_a_malformed_url_does_not_show_its_password(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const urls[] = {"postgresql://me:hidden@[::1/x", "host=x password='hidden",
+                                       "postgresql://me:hidden@h/x?nonsense=1"};
+    for (size_t i = 0; i < ARRAY_LEN(urls); i++) {
+        struct states states = {.f = f};
+        struct db *db = open_db(f->loop, urls[i], true);
+        db_on_state(db, on_state, &states);
+        assert_true(run_until(f->loop, was_down, &states, 10000));
+        assert_int_equal(states.err.code, ERR_CONFIG);
+        assert_null(strstr(states.err.message, "hidden"));
+        db_close(db);
+    }
+}
+
+static void test_units_wait_half_a_minute_for_a_connection(void **state)
+{
+    struct fixture *f = *state;
+    if (rounds(0, 1) == 0) {
+        print_message("[     LONG ] only with MOONWRIGHT_LONG=1\n");
+        return;
+    }
+    struct db *db = open_db(f->loop, "host=/nowhere dbname=x", true);
+    run_for(f->loop, 1000);
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select 1", 0);
+    db_send(db, unit, on_done, &f->answers[0]);
+    int64_t began = clock_mono_ms();
+    assert_true(run_until(f->loop, is_set, &f->answers[0].given, 40000));
+    int64_t waited = clock_mono_ms() - began;
+    assert_true(waited >= 29000 && waited <= 32000);
+    assert_int_equal(f->answers[0].outcome, DB_UNSENT);
+    db_close(db);
+}
+
+static void test_a_unit_in_the_air_at_the_close_is_unknown(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(one(f, "select 1", 0, NULL).outcome, DB_OK);
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select pg_sleep(0.2)", 0);
+    db_send(f->db, unit, on_done, &f->answers[0]);
+    run_for(f->loop, 20);
+    unit = db_unit_new();
+    db_unit_addv(unit, INSERT, 2, "1", "never");
+    db_send(f->db, unit, on_done, &f->answers[1]);
+    db_close(f->db); // in the same turn: the second one has not left
+    f->db = NULL;
+    run_for(f->loop, 5);
+    assert_int_equal(f->answers[0].outcome, DB_UNKNOWN);
+    assert_int_equal(f->answers[1].outcome, DB_UNSENT);
+    assert_int_equal(f->answers[0].calls, 1);
+    assert_int_equal(f->answers[1].calls, 1);
+}
+
 int main(void)
 {
     log_set_level(LOG_ERROR);
@@ -363,6 +506,12 @@ int main(void)
         T(test_more_than_fits_in_flight_keeps_its_order),
         T(test_large_values_both_ways),
         T(test_copy_is_refused_without_harm),
+        T(test_a_killed_backend_is_told_and_replaced),
+        T(test_closing_from_within),
+        T(test_nobody_answers),
+        T(test_a_malformed_url_does_not_show_its_password),
+        T(test_units_wait_half_a_minute_for_a_connection),
+        T(test_a_unit_in_the_air_at_the_close_is_unknown),
     };
     return cmocka_run_group_tests_name("db", tests, NULL, NULL);
 }

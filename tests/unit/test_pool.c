@@ -1,0 +1,163 @@
+/* The pool and the listener against a real server. */
+#include "unit.h"
+
+#include "base/log.h"
+#include "io/pool.h"
+
+struct fixture {
+    struct loop *loop;
+    struct pool *pool;
+    int answered, ok, heard;
+    char value[64];
+};
+
+static void on_done(void *ctx, const struct db_reply *reply)
+{
+    struct fixture *f = ctx;
+    f->answered++;
+    f->ok += db_reply_outcome(reply) == DB_OK;
+    if (db_reply_outcome(reply) == DB_OK && db_rows(reply, 0) > 0) {
+        const char *value = db_value(reply, 0, 0, 0);
+        snprintf(f->value, sizeof(f->value), "%s", value ? value : "");
+    }
+}
+
+static void on_heard(void *ctx)
+{
+    ((struct fixture *)ctx)->heard++;
+}
+
+static bool pool_up(void *ctx)
+{
+    return pool_is_ready(((struct fixture *)ctx)->pool);
+}
+
+static bool pool_empty(void *ctx)
+{
+    return pool_in_flight(((struct fixture *)ctx)->pool) == 0;
+}
+
+static bool has_heard(void *ctx)
+{
+    return ((struct fixture *)ctx)->heard > 0;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    f->loop = loop_new();
+    struct db_options options = {
+        .url = test_database(), .prepare = true, .name = "moonwright pool test"};
+    f->pool = pool_new(f->loop, &options, 3);
+    if (!run_until(f->loop, pool_up, f, 10000)) {
+        fail_msg("the test database does not answer");
+    }
+    run_for(f->loop, 100); // the others as well
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    pool_free(f->pool);
+    loop_free(f->loop);
+    free(f);
+    return 0;
+}
+
+static void send_sql(struct fixture *f, const char *sql)
+{
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, sql, 0);
+    pool_send(f->pool, unit, on_done, f);
+}
+
+static const char *ask(struct fixture *f, const char *sql)
+{
+    send_sql(f, sql);
+    assert_true(run_until(f->loop, pool_empty, f, 10000));
+    run_for(f->loop, 2);
+    return f->value;
+}
+
+static void test_long_units_do_not_hold_up_the_others(void **state)
+{
+    struct fixture *f = *state;
+    int64_t began = clock_mono_ms();
+    for (int i = 0; i < 3; i++) {
+        send_sql(f, "select pg_sleep(0.3)");
+    }
+    assert_int_equal(pool_in_flight(f->pool), 3);
+    assert_true(run_until(f->loop, pool_empty, f, 10000));
+    assert_true(clock_mono_ms() - began < 800);
+    run_for(f->loop, 2);
+    assert_int_equal(f->ok, 3);
+}
+
+static void test_it_outlives_its_backends(void **state)
+{
+    struct fixture *f = *state;
+    ask(f, "select pg_terminate_backend(pid) from pg_stat_activity "
+           "where application_name = 'moonwright pool test' and pid <> pg_backend_pid()");
+    run_for(f->loop, 5);
+    for (int i = 0; i < 30; i++) {
+        send_sql(f, "select 'here'");
+    }
+    assert_true(run_until(f->loop, pool_empty, f, 10000));
+    run_for(f->loop, 2);
+    assert_int_equal(f->ok, 31);
+}
+
+static void test_the_listener(void **state)
+{
+    struct fixture *f = *state;
+    struct listener *listener = listener_open(f->loop, test_database(), "Mixed \"quoted\"",
+                                              on_heard, f);
+    assert_int_equal(f->heard, 0);
+    assert_true(run_until(f->loop, has_heard, f, 10000)); // what came before may have been missed
+    run_for(f->loop, 50);
+    assert_int_equal(f->heard, 1);
+    f->heard = 0;
+    ask(f, "notify \"Mixed \"\"quoted\"\"\"");
+    assert_true(run_until(f->loop, has_heard, f, 10000));
+    f->heard = 0;
+    ask(f, "notify another");
+    run_for(f->loop, 50);
+    assert_int_equal(f->heard, 0);
+    // A new connection listens as well, and asks for a look at what was missed.
+    ask(f, "select pg_terminate_backend(pid) from pg_stat_activity "
+           "where application_name = 'moonwright listener'");
+    assert_true(run_until(f->loop, has_heard, f, 10000));
+    f->heard = 0;
+    ask(f, "notify \"Mixed \"\"quoted\"\"\"");
+    assert_true(run_until(f->loop, has_heard, f, 10000));
+    listener_close(listener);
+    run_for(f->loop, 10);
+}
+
+static void test_a_listener_closed_early_is_silent(void **state)
+{
+    struct fixture *f = *state;
+    for (int ms = 0; ms < 12; ms++) {
+        struct listener *listener = listener_open(f->loop, test_database(), "x", on_heard, f);
+        run_for(f->loop, ms);
+        listener_close(listener);
+        f->heard = 0;
+        run_for(f->loop, 5);
+        assert_int_equal(f->heard, 0);
+    }
+}
+
+int main(void)
+{
+    log_set_level(LOG_ERROR);
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(test_long_units_do_not_hold_up_the_others),
+        T(test_it_outlives_its_backends),
+        T(test_the_listener),
+        T(test_a_listener_closed_early_is_silent),
+    };
+    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
