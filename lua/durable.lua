@@ -312,14 +312,14 @@ end
 local post = {
   step = function(task, r)
     host.post("step", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.options,
-      task.now, task.due)
+      task.now, task.due, r.word)
   end,
   sleep = function(_, r)
     host.post("sleep", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.deadline)
   end,
   wait = function(_, r)
     host.post("wait", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input,
-      json.encode(r.spec))
+      json.encode(r.spec), r.deadline or "")
   end,
   record = function(_, r)
     host.post("record", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.output,
@@ -327,10 +327,12 @@ local post = {
   end,
 }
 
--- Posts what the record doesn't answer; own steps run here.
+-- Posts what the record doesn't answer; own steps run here. A turn that posts one request posts just
+-- that; any other begins with how many follow, so that the owner knows when the turn is over.
 local function post_asked(task)
-  local asked = task.asked
-  while #asked > 0 and not task.diverged and not task.result and not task.ended do
+  local outgoing = {}
+  while #task.asked > 0 and not task.diverged and not task.result and not task.ended do
+    local asked = task.asked
     task.asked = {}
     for _, request in ipairs(asked) do
       if request.kind == "own" and not request.answered then
@@ -338,10 +340,18 @@ local function post_asked(task)
         task.ready[#task.ready + 1] = { request.branch, RUN }
         run_ready(task)
       elseif not request.answered then
-        post[request.kind](task, request)
+        outgoing[#outgoing + 1] = request
       end
     end
-    asked = task.asked
+  end
+  if task.diverged or task.result or task.ended then
+    return
+  end
+  if #outgoing ~= 1 then
+    host.post("batch", tostring(#outgoing))
+  end
+  for _, request in ipairs(outgoing) do
+    post[request.kind](task, request)
   end
 end
 
@@ -398,8 +408,11 @@ function M.run(task, path, f, history, ...)
     task.diverged = { message = "the body ended before " .. history[position].name
       .. ", which was recorded", other = history[position] }
   end
+  local kind, a, b, c, d, e
   while true do
-    post_asked(task)
+    if kind ~= "judge" then
+      post_asked(task)
+    end
     if task.diverged then
       diverged(task)
     elseif task.result then
@@ -407,7 +420,7 @@ function M.run(task, path, f, history, ...)
     elseif task.ended then
       return task.ended.ok, task.ended.value
     end
-    local kind, a, b, c, d, e = coroutine.yield()
+    kind, a, b, c, d, e = coroutine.yield()
     current = task
     if kind == "done" then
       deliver(task, { branch = a, ordinal = math.tointeger(b), at = c, state = d, text = e })

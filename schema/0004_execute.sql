@@ -66,50 +66,6 @@ begin
   return released;
 end $$;
 
--- Claiming ---------------------------------------------------------------------------------------
-
--- What is due, by priority and time, at most n. An epoch of 1 has nothing to replay. `instance` is
--- {mode, created}; `steps` is the recorded history as the body reads it.
-create function claim(me uuid, n int) returns table (
-  instance_id uuid, epoch int, definition int, run smallint, state text, reason json,
-  watched boolean, instance text, event json, steps json)
-language sql volatile as $$
-  with u as (
-    update workflow_queue q
-    set worker = me, epoch = q.epoch + 1,
-        state = case when q.state in ('stuck', 'paused', 'stopping') then q.state
-                     else 'running' end
-    where q.instance_id = any(array(
-      select p.instance_id
-      from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
-      cross join lateral (
-        select w.instance_id from workflow_queue w
-        where w.priority = c.priority and w.due <= now() and w.worker is null
-        order by w.due limit n for update skip locked) p
-      limit n))
-    returning q.instance_id, q.epoch, q.workflow_definition_id, q.run, q.state, q.reason,
-              q.watched, q.event_id)
-  select u.instance_id, u.epoch, u.workflow_definition_id, u.run, u.state, u.reason, u.watched,
-    (select i.mode || ' ' || utc(i.created_at) from workflow_instances i
-     where i.id = u.instance_id),
-    (select e.payload from events e where e.id = u.event_id),
-    case when u.epoch > 1 then (
-      select json_agg(json_build_array(x.seq, x.branch, x.ordinal, x.name, x.args_hash, x.state,
-                                       utc(x.at), x.output) order by x.seq)
-      from workflow_step_executions x
-      where x.workflow_instance_id = u.instance_id and x.run = u.run) end
-  from u
-$$;
-
--- Real milliseconds until something is due: null when nothing ever is, never below 0.
-create function next_due() returns bigint language sql stable as $$
-  select greatest(0, ceil(extract(epoch from min(d.due) - clock_timestamp()) * 1000))::bigint
-  from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
-  cross join lateral (select w.due from workflow_queue w
-                      where w.priority = c.priority and w.worker is null and w.due is not null
-                      order by w.due limit 1) d
-$$;
-
 -- Steps ------------------------------------------------------------------------------------------
 
 -- Writes finished steps. The first row answers ('at', business time of all of them); then one
@@ -216,6 +172,65 @@ returns void language sql volatile as $$
   where (select q.worker from workflow_queue q where q.instance_id = s.instance) = me
   order by s.instance, s.event
   on conflict (instance_id, event_id, kind) do update set verdict = excluded.verdict
+$$;
+
+-- Claiming ---------------------------------------------------------------------------------------
+
+-- What is due, by priority and time, at most n. An epoch of 1 has nothing to replay. `instance` is
+-- its mode and when it was created; `steps` is the recorded history as the body reads it, `seq` the
+-- last of it; `stops` is [[event id, judged, settled, payload], ...]: what asks it to stop, or, when
+-- it is stopping already, what it is stopping for.
+create function claim(me uuid, n int) returns table (
+  instance_id uuid, epoch int, definition int, run smallint, state text, reason json,
+  instance text, event json, steps json, seq int, stops json)
+language sql volatile as $$
+  with u as (
+    update workflow_queue q
+    set worker = me, epoch = q.epoch + 1,
+        state = case when q.state in ('stuck', 'paused', 'stopping') then q.state
+                     else 'running' end
+    where q.instance_id = any(array(
+      select p.instance_id
+      from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
+      cross join lateral (
+        select w.instance_id from workflow_queue w
+        where w.priority = c.priority and w.due <= now() and w.worker is null
+        order by w.due limit n for update skip locked) p
+      limit n))
+    returning q.instance_id, q.epoch, q.workflow_definition_id, q.run, q.state, q.reason,
+              q.watched, q.event_id)
+  select u.instance_id, u.epoch, u.workflow_definition_id, u.run, u.state, u.reason,
+    (select i.mode || ' ' || utc(i.created_at) from workflow_instances i
+     where i.id = u.instance_id),
+    (select e.payload from events e where e.id = u.event_id),
+    case when u.epoch > 1 then (
+      select json_agg(json_build_array(x.seq, x.branch, x.ordinal, x.name, x.args_hash, x.state,
+                                       utc(x.at), x.output) order by x.seq)
+      from workflow_step_executions x
+      where x.workflow_instance_id = u.instance_id and x.run = u.run) end,
+    case when u.epoch > 1 then coalesce((
+      select max(x.seq) from workflow_step_executions x
+      where x.workflow_instance_id = u.instance_id and x.run = u.run), 0) else 0 end,
+    case
+      when u.state = 'stopping' then json_build_array(json_build_array(
+        u.reason->>'by', false, 0,
+        coalesce((select e.payload from events e where e.id = (u.reason->>'by')::uuid
+                  and u.reason->>'name' = e.type), json_build_object('name', u.reason->>'name'))))
+      when u.watched then (
+        select json_agg(json_build_array(c.event_id, c.judged, c.settled, c.payload)
+                        order by c.settled)
+        from stop_candidates(array[u.instance_id]) c)
+    end
+  from u
+$$;
+
+-- Real milliseconds until something is due: null when nothing ever is, never below 0.
+create function next_due() returns bigint language sql stable as $$
+  select greatest(0, ceil(extract(epoch from min(d.due) - clock_timestamp()) * 1000))::bigint
+  from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
+  cross join lateral (select w.due from workflow_queue w
+                      where w.priority = c.priority and w.worker is null and w.due is not null
+                      order by w.due limit 1) d
 $$;
 
 -- Waiting ----------------------------------------------------------------------------------------
@@ -397,7 +412,7 @@ end $$;
 -- Giving up and ending ---------------------------------------------------------------------------
 
 -- Gives instances back. Each element: {instance, state, due, reason}; due is real time or null, and
--- null for 'stuck'; or {instance, keep: true}: stuck or paused as it was. One that is stopping stays
+-- null for 'stuck', or the business time `deadline`; or {instance, keep: true}: stuck or paused as it was. One that is stopping stays
 -- so; when stuck, its reason keeps what it was stopping for. The reason of a stuck one gets its `since`. The row is locked before what may
 -- have arrived for it is looked at, so nothing that arrives meanwhile is lost (with the gate locked
 -- before, if it is watched, no event either). Returns those that this worker didn't hold.
@@ -418,7 +433,7 @@ begin
       return next id;
       continue;
     end if;
-    next_due := (w->>'due')::timestamptz;
+    next_due := coalesce((w->>'due')::timestamptz, real_of((w->>'deadline')::timestamptz));
     next_state := w->>'state';
     why := w->'reason';
     if json_typeof(why) = 'null' then
@@ -445,6 +460,11 @@ begin
       next_due := clock_timestamp();
       why := case old.state when 'stopping' then old.reason end;
     elsif stop_pending(id) then
+      next_due := clock_timestamp();
+    end if;
+    update workflow_inbox b set verdict = 'seen'
+    where b.instance_id = id and b.kind = 'wait' and b.verdict is null;
+    if found and next_state = 'waiting' then
       next_due := clock_timestamp();
     end if;
     update workflow_queue q

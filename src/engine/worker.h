@@ -13,11 +13,12 @@ struct worker;
 struct worker *worker_start(struct loop *loop, struct pool *db, const char *role, loop_fn *ready,
                             loop_fn *lost, void *ctx);
 /* The same with another lease than 30 s; renewed six times in it. */
-struct worker *worker_start_for(struct loop *loop, struct pool *db, const char *role,
-                                int lease_ms, loop_fn *ready, loop_fn *lost, void *ctx);
+struct worker *worker_start_for(struct loop *loop, struct pool *db, const char *role, int lease_ms,
+                                loop_fn *ready, loop_fn *lost, void *ctx);
 /* Called after a dead worker's instances were released, so that they are claimed at once. */
 void worker_on_takeover(struct worker *worker, loop_fn *fn, void *ctx);
-void worker_stop(struct worker *worker); /* releases what it holds and deletes the row, best effort */
+void worker_stop(
+    struct worker *worker); /* releases what it holds and deletes the row, best effort */
 const char *worker_id(const struct worker *worker); /* a uuid */
 
 /* Adds the fence as the unit's next statement (it must be the first that is added): locks our row

@@ -1,0 +1,535 @@
+/* instance.c - one instance under way: its body (a task), what the body asked for, and its end.
+ *
+ *     loading --body is there--> running --nothing but waits left--> leaving --written--> gone
+ *                                   |  ^                                ^
+ *            a stop that is ours    v  | on_stop                        | stuck, ended
+ *                                 halting --what is on the wire is recorded--+
+ *
+ * A request is what the body asked for: held until it may begin, acting (an action), writing (a
+ * note), waiting, judged. Nothing begins while a stop is decided on or the instance is leaving;
+ * what has begun is awaited and recorded first. Only when the last of it is written is the task
+ * dropped and the instance given back. Requests and how they begin are in request.c. */
+#include "engine/instance_parts.h"
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "script/json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_STEPS 10000
+#define MAX_HISTORY (16u << 20)
+
+static const struct task_owner owner;
+
+/* ---- leaving ---- */
+
+void instance_gone(struct instance *in, bool finished)
+{
+    struct instance_host *host = in->host;
+    host->gone(host->ctx, in, finished);
+    instance_free(in);
+}
+
+static void left(struct note *note)
+{
+    struct instance *in = note->ctx;
+    in->notes--;
+    if (note->result == NOTE_REFUSED && note->kind == NOTE_FINISH) {
+        instance_leave_stuck(in, "record_failed", note->error);
+        instance_pump(in);
+        return;
+    }
+    if (note->result == NOTE_REFUSED)
+        log_error("execute", "an instance could not be given back; its worker's end frees it",
+                  "instance", in->id, "error", note->error, NULL);
+    instance_gone(in, note->kind == NOTE_FINISH);
+}
+
+/* The first reason to leave counts, but for being stuck, which outranks a wait. */
+void instance_leave(struct instance *in, enum note_kind kind, char *json)
+{
+    if (in->leaving && (in->leaving_kind == NOTE_FINISH || kind == NOTE_RELEASE)) {
+        free(json);
+        return;
+    }
+    free(in->leaving_json);
+    in->leaving = true;
+    in->leaving_kind = kind;
+    in->leaving_json = json;
+}
+
+void instance_leave_with_reason(struct instance *in, const char *state, const char *due,
+                                const char *reason)
+{
+    char *json = xprintf("\"state\":\"%s\",\"due\":%s%s%s,\"reason\":%s", state, due ? "\"" : "",
+                         due ? due : "null", due ? "\"" : "", reason);
+    if (strcmp(state, "stuck") == 0 && in->leaving && in->leaving_kind == NOTE_RELEASE)
+        in->leaving = false;
+    instance_leave(in, NOTE_RELEASE, json);
+}
+
+void instance_leave_stuck(struct instance *in, const char *code, const char *message)
+{
+    struct buf reason;
+    buf_init(&reason, 64 << 10);
+    buf_printf(&reason, "{\"code\":\"%s\",\"message\":", code);
+    buf_json(&reason, message, strnlen(message, 16 << 10));
+    buf_adds(&reason, ",\"can\":[\"retry\",\"cancel\"]}");
+    log_warn("execute", "stuck", "instance", in->id, "code", code, "reason", message, NULL);
+    in->leaving = false;
+    instance_leave_with_reason(in, "stuck", NULL, reason.data);
+    buf_fini(&reason);
+}
+
+static void leave_now(struct instance *in)
+{
+    struct note *note = note_new(in->leaving_kind, in->id, in);
+    note->json = in->leaving_json;
+    note->gated = in->leaving_kind == NOTE_RELEASE;
+    note->done = left;
+    note->ctx = in;
+    in->leaving_json = NULL;
+    in->leaving = false;
+    in->left = true;
+    instance_drop_task(in);
+    in->notes++;
+    journal_add(in->host->journal, note);
+}
+
+void instance_drop_task(struct instance *in)
+{
+    if (in->task)
+        task_cancel(in->task);
+    in->task = NULL;
+    in->turns = in->expected = 0;
+    while (in->requests) {
+        request_free(in->requests);
+    }
+}
+
+/* ---- stops ---- */
+
+static void start_body(struct instance *in, const char *phase, const char *by);
+
+/* {"state", "reason"} of an instance that is stopped by an event of this name. */
+static char *stopped_json(const char *name)
+{
+    struct buf out;
+    buf_init(&out, 4096);
+    buf_printf(&out, "\"state\":\"%s\",\"reason\":",
+               strcmp(name, "cancelled") == 0 ? "cancelled" : "stopped");
+    buf_json(&out, name, strlen(name));
+    return buf_take(&out);
+}
+
+static void stopping_written(struct note *note)
+{
+    struct instance *in = note->ctx;
+    in->notes--;
+    if (note->result != NOTE_DONE) {
+        instance_gone(in, false);
+        return;
+    }
+    in->stopping = true;
+    start_body(in, "on_stop", in->halt->payload);
+}
+
+/* Nothing of the body is under way any more: on_stop, or the end. */
+static void halt_now(struct instance *in)
+{
+    struct candidate *by = in->halt;
+    struct err err;
+    struct json *json = json_parse(by->payload, strlen(by->payload), &err);
+    const char *name = json ? json_text(json, "name") : NULL;
+    name = name ? name : "stop";
+    instance_drop_task(in);
+    in->halting = false;
+    in->leaving = false; /* a stop ends one that would be stuck or wait, too */
+    free(in->leaving_json);
+    in->leaving_json = NULL;
+    if (strcmp(name, "paused") == 0) {
+        instance_leave_with_reason(in, "paused", NULL,
+                                   "{\"code\":\"paused\",\"message\":\"paused by a person\","
+                                   "\"can\":[\"resume\",\"cancel\"]}");
+    } else if (!in->body->on_stop) {
+        instance_leave(in, NOTE_FINISH, stopped_json(name));
+    } else {
+        struct buf reason;
+        buf_init(&reason, 4096);
+        buf_adds(&reason, "\"reason\":{\"code\":\"stopping\",\"name\":");
+        buf_json(&reason, name, strlen(name));
+        if (by->event[0])
+            buf_printf(&reason, ",\"by\":\"%s\"", by->event);
+        buf_addc(&reason, '}');
+        struct note *note = note_new(NOTE_STOPPING, in->id, in);
+        note->json = buf_take(&reason);
+        note->done = stopping_written;
+        note->ctx = in;
+        in->notes++;
+        journal_add(in->host->journal, note);
+        json_free(json);
+        return;
+    }
+    json_free(json);
+    instance_pump(in);
+}
+
+void instance_note_written(struct note *note)
+{
+    struct instance *in = note->ctx;
+    in->notes--;
+    if (in->left && in->notes == 0 && in->orphan)
+        instance_free(in);
+}
+
+static void not_ours(struct instance *in, const struct candidate *c)
+{
+    struct note *note = note_new(NOTE_NOT_OURS, in->id, in);
+    memcpy(note->event, c->event, sizeof(note->event));
+    note->settled = c->settled;
+    note->done = instance_note_written;
+    note->ctx = in;
+    in->notes++;
+    journal_add(in->host->journal, note);
+}
+
+static void start_json(const struct instance *in, const char *phase, const char *by,
+                       struct buf *out)
+{
+    buf_init(out, 16u << 20);
+    buf_printf(out,
+               "{\"instance\":\"%s\",\"run\":%d,\"mode\":\"%s\",\"workflow\":\"%s\","
+               "\"phase\":\"%s\",\"now\":\"%s\",\"seed\":\"%s\",\"by\":%s}",
+               in->id, in->run, in->mode, in->body->workflow, phase,
+               strcmp(phase, "on_stop") == 0 ? in->last_at : in->created, in->id, by ? by : "null");
+}
+
+/* Whether a candidate stops us: by the word of its `when`, if it has one. */
+static bool is_ours(struct instance *in, const struct candidate *c)
+{
+    if (!c->judged)
+        return true;
+    struct buf start, verdict;
+    struct err err;
+    start_json(in, "judge", NULL, &start);
+    buf_init(&verdict, 64);
+    const struct slice args[] = {
+        {start.data, start.len}, slice_of(in->event), {c->payload, strlen(c->payload)}};
+    bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
+    bool ours = ok && strcmp(verdict.data, "ours") == 0;
+    if (!ok)
+        instance_leave_stuck(in, "script_error", err.message);
+    else if (!ours)
+        not_ours(in, c);
+    buf_fini(&start);
+    buf_fini(&verdict);
+    return ours;
+}
+
+void instance_stop(void *instance, struct candidate *candidate)
+{
+    struct instance *in = instance;
+    struct candidate **end = &in->stops;
+    while (*end) {
+        if (strcmp((*end)->event, candidate->event) == 0 && candidate->event[0]) {
+            candidate_free(candidate);
+            return;
+        }
+        end = &(*end)->next;
+    }
+    *end = candidate;
+}
+
+/* Looks at what may stop us; true: something does, or looking failed. */
+bool instance_consider(struct instance *in)
+{
+    while (in->stops && !in->halt && !in->stopping) {
+        struct candidate *c = in->stops;
+        in->stops = c->next;
+        c->next = NULL;
+        if (is_ours(in, c)) {
+            in->halt = c;
+            in->halting = true;
+        } else {
+            candidate_free(c);
+            if (in->leaving)
+                return true;
+        }
+    }
+    return in->halting;
+}
+
+/* ---- the body ---- */
+
+static void start_body(struct instance *in, const char *phase, const char *by)
+{
+    struct buf start;
+    start_json(in, phase, by, &start);
+    const struct slice args[] = {{start.data, start.len}, slice_of(in->event), slice_of(in->steps)};
+    in->turns = 1;
+    in->expected = -1;
+    in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);
+    buf_fini(&start);
+    free(in->steps);
+    in->steps = NULL;
+}
+
+void instance_turn_over(struct instance *in)
+{
+    if (in->turns > 0)
+        in->turns--;
+    in->expected = -1;
+    instance_pump(in);
+}
+
+static void posted(void *ctx, struct task *task, const struct slice *args, size_t nargs)
+{
+    struct instance *in = ctx;
+    (void)task;
+    const char *what = nargs ? args[0].data : "";
+    if (strcmp(what, "batch") == 0) {
+        in->expected = atoi(args[1].data);
+        if (in->expected == 0)
+            instance_turn_over(in);
+    } else if (strcmp(what, "diverged") == 0) {
+        log_warn("execute", "the body asks for something else than was recorded", "instance",
+                 in->id, "reason", args[1].data, NULL);
+        instance_leave_with_reason(in, "stuck", NULL, args[1].data);
+        instance_turn_over(in);
+    } else if (strcmp(what, "verdict") == 0) {
+        request_judged(in, args, nargs);
+    } else {
+        request_new(in, args, nargs);
+        if (in->expected < 0 || --in->expected == 0)
+            instance_turn_over(in);
+    }
+}
+
+/* "state":…,"outcome":…,"reason":… of the body's own word about its end. */
+static char *end_json(const struct json *result)
+{
+    struct buf out;
+    buf_init(&out, 1u << 20);
+    static const char *const fields[] = {"state", "outcome", "reason"};
+    for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+        const char *value = json_text(result, fields[i]);
+        if (!value)
+            continue;
+        buf_printf(&out, "%s\"%s\":", out.len ? "," : "", fields[i]);
+        buf_json(&out, value, strlen(value));
+    }
+    return buf_take(&out);
+}
+
+static void body_returned(struct instance *in, const char *text, size_t len)
+{
+    static const char plain[] = "{\"state\":\"done\"}";
+    if (len == sizeof(plain) - 1 && memcmp(text, plain, len) == 0) {
+        instance_leave(in, NOTE_FINISH, NULL);
+        return;
+    }
+    struct err err;
+    struct json *result = json_parse(text, len, &err);
+    const char *state = result ? json_text(result, "state") : NULL;
+    if (!state) {
+        instance_leave_stuck(in, "script_error", "the body ended without a state");
+    } else if (strcmp(state, "stuck") == 0) {
+        char *reason = json_encode(result, "reason");
+        log_warn("execute", "stuck", "instance", in->id, "workflow", in->body->workflow, "reason",
+                 reason, NULL);
+        instance_leave_with_reason(in, "stuck", NULL, reason);
+        free(reason);
+    } else {
+        instance_leave(in, NOTE_FINISH, end_json(result));
+    }
+    json_free(result);
+}
+
+static void body_done(void *ctx, struct task *task, enum task_status status, const char *result,
+                      size_t len)
+{
+    struct instance *in = ctx;
+    (void)task;
+    in->task = NULL;
+    if (status == TASK_RETURNED)
+        body_returned(in, result, len);
+    else
+        instance_leave_stuck(in, status == TASK_KILLED ? "budget" : "script_error", result);
+    in->turns = 0;
+    instance_pump(in);
+}
+
+static const struct task_owner owner = {posted, body_done};
+
+/* ---- going on ---- */
+
+static void task_waits_for_nothing(struct instance *in)
+{
+    instance_leave_stuck(in, "script_error", "the body waits for nothing");
+    leave_now(in);
+}
+
+/* Does what can be done next. May free the instance. */
+void instance_pump(struct instance *in)
+{
+    if (in->left)
+        return;
+    bool may_begin = !in->halting && !in->leaving && in->next_seq <= MAX_STEPS;
+    if (in->next_seq > MAX_STEPS && !in->leaving)
+        instance_leave_stuck(in, "history", "it has more than 10,000 steps");
+    for (struct request *r = in->requests, *next; r && may_begin; r = next) {
+        next = r->next;
+        if (r->state == REQUEST_HELD)
+            request_begin(r);
+    }
+    bool busy = in->turns > 0;
+    for (struct request *r = in->requests; r; r = r->next) {
+        busy |= r->state == REQUEST_ACTING || r->state == REQUEST_WRITING;
+        if (!in->halting && !in->leaving)
+            busy |= r->state == REQUEST_HELD || r->state == REQUEST_JUDGING;
+    }
+    if (busy)
+        return;
+    if (in->halting && !(in->leaving && in->leaving_kind == NOTE_FINISH))
+        halt_now(in);
+    else if (in->leaving)
+        leave_now(in);
+    else if (in->requests && in->task)
+        request_all_wait(in);
+    else if (in->task)
+        task_waits_for_nothing(in);
+}
+
+static void body_there(void *ctx, struct body *body)
+{
+    struct instance *in = ctx;
+    in->waits_body = false;
+    in->body = body;
+    if (!body->vm) {
+        if (body->err.code == ERR_CONN) { /* nothing is wrong with the version */
+            instance_leave(in, NOTE_RELEASE, xstrdup("\"state\":\"pending\",\"due\":\"now\""));
+        } else {
+            instance_leave_stuck(in, "version", body->err.message);
+        }
+    } else if (in->stopping) {
+        start_body(in, "on_stop", in->halt ? in->halt->payload : "{\"name\":\"stop\"}");
+        return;
+    } else if (instance_consider(in)) {
+        /* it stops, or its stop's `when` failed */
+    } else if (in->leaving) {
+        /* its history is too large */
+    } else if (in->idle) { /* stuck or paused, woken for a stop that wasn't ours */
+        instance_leave(in, NOTE_RELEASE, xstrdup("\"keep\":true"));
+    } else {
+        start_body(in, "run", NULL);
+        return;
+    }
+    instance_pump(in);
+}
+
+/* [[event, judged, settled, payload], …] of claim(). */
+static void read_stops(struct instance *in, const char *text, size_t len)
+{
+    struct err err;
+    struct json *json = json_parse(text, len, &err);
+    size_t n = json ? json_count(json, "") : 0;
+    for (size_t i = 0; i < n; i++) {
+        char path[32];
+        struct candidate *c = xcalloc(1, sizeof(*c));
+        snprintf(path, sizeof(path), "%zu.0", i);
+        const char *event = json_text(json, path);
+        if (event)
+            memcpy(c->event, event, strnlen(event, sizeof(c->event) - 1));
+        snprintf(path, sizeof(path), "%zu.1", i);
+        c->judged = json_bool(json, path);
+        snprintf(path, sizeof(path), "%zu.2", i);
+        json_int(json, path, &c->settled);
+        snprintf(path, sizeof(path), "%zu.3", i);
+        c->payload = json_encode(json, path);
+        if (!c->payload)
+            c->payload = xstrdup("{}");
+        if (in->stopping && !in->halt)
+            in->halt = c;
+        else
+            instance_stop(in, c);
+    }
+    json_free(json);
+}
+
+struct instance *instance_start(struct instance_host *host, const struct db_reply *reply, int s,
+                                int row)
+{
+    struct instance *in = xcalloc(1, sizeof(*in));
+    in->host = host;
+    snprintf(in->id, sizeof(in->id), "%s", db_value(reply, s, row, 0));
+    in->run = (int)db_int(reply, s, row, 3);
+    const char *state = db_value(reply, s, row, 4);
+    in->stopping = strcmp(state, "stopping") == 0;
+    in->idle = strcmp(state, "stuck") == 0 || strcmp(state, "paused") == 0;
+    const char *mode = db_value(reply, s, row, 6);
+    size_t cut = mode ? strcspn(mode, " ") : 0;
+    in->mode = mode ? xstrndup(mode, cut) : xstrdup("shadow");
+    snprintf(in->created, sizeof(in->created), "%s", mode && mode[cut] ? mode + cut + 1 : "");
+    snprintf(in->last_at, sizeof(in->last_at), "%s", in->created);
+    in->event = xstrdup(db_value(reply, s, row, 7) ? db_value(reply, s, row, 7) : "{}");
+    if (db_value(reply, s, row, 8))
+        in->steps = xstrdup(db_value(reply, s, row, 8));
+    in->next_seq = (int)db_int(reply, s, row, 9) + 1;
+    if (db_value(reply, s, row, 10))
+        read_stops(in, db_value(reply, s, row, 10), db_length(reply, s, row, 10));
+    if (in->steps && strlen(in->steps) > MAX_HISTORY && !in->stopping)
+        instance_leave_stuck(in, "history", "its history is larger than 16 MB");
+    in->waits_body = true;
+    bodies_get(host->bodies, (int)db_int(reply, s, row, 2), body_there, in);
+    return in;
+}
+
+void instance_free(struct instance *in)
+{
+    in->left = true;
+    instance_drop_task(in);
+    if (in->waits_body)
+        bodies_forget(in->host->bodies, in);
+    if (in->body)
+        bodies_put(in->host->bodies, in->body);
+    in->waits_body = false;
+    in->body = NULL;
+    if (in->notes > 0) { /* the last of its notes frees it */
+        in->orphan = true;
+        return;
+    }
+    while (in->stops) {
+        struct candidate *c = in->stops;
+        in->stops = c->next;
+        candidate_free(c);
+    }
+    candidate_free(in->halt);
+    free(in->mode);
+    free(in->event);
+    free(in->steps);
+    free(in->leaving_json);
+    free(in);
+}
+
+void instance_discard(struct instance *in)
+{
+    in->notes = 0; /* the journal has forgotten them */
+    for (struct request *r = in->requests; r; r = r->next) {
+        r->note = NULL;
+    }
+    instance_free(in);
+}
+
+const char *instance_id(const struct instance *instance)
+{
+    return instance->id;
+}
+
+struct instance_link *instance_link(struct instance *instance)
+{
+    return &instance->link;
+}

@@ -1,0 +1,417 @@
+/* request.c - what a body asked for: beginning it, writing what came of it, handing that over. */
+#include "engine/instance_parts.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ELEMENT_MAX (64u << 20)
+
+/* ---- making ---- */
+
+static char *copy(const struct slice *args, size_t nargs, size_t i)
+{
+    return i < nargs && args[i].data ? xstrndup(args[i].data, args[i].len) : NULL;
+}
+
+/* The members of a JSON object, without its braces. */
+static char *members(const struct slice *text)
+{
+    return text->len > 2 ? xstrndup(text->data + 1, text->len - 2) : xstrdup("");
+}
+
+void request_new(struct instance *in, const struct slice *args, size_t nargs)
+{
+    static const struct {
+        const char *name;
+        enum request_kind kind;
+        size_t nargs;
+    } kinds[] = {{"step", REQUEST_STEP, 10},
+                 {"sleep", REQUEST_SLEEP, 7},
+                 {"wait", REQUEST_WAIT, 8},
+                 {"record", REQUEST_RECORD, 8}};
+    size_t k = 0;
+    while (k < ARRAY_LEN(kinds) && strcmp(kinds[k].name, args[0].data) != 0) {
+        k++;
+    }
+    must(k < ARRAY_LEN(kinds) && nargs == kinds[k].nargs);
+    struct request *r = xcalloc(1, sizeof(*r)), **end = &in->requests;
+    r->in = in;
+    r->kind = kinds[k].kind;
+    r->branch = copy(args, nargs, 1);
+    r->ordinal = atoi(args[2].data);
+    r->name = copy(args, nargs, 3);
+    r->hash = copy(args, nargs, 4);
+    r->input = copy(args, nargs, 5);
+    if (r->kind == REQUEST_STEP) {
+        r->options = copy(args, nargs, 6);
+        r->now = copy(args, nargs, 7);
+        r->due = copy(args, nargs, 8);
+        r->word = copy(args, nargs, 9);
+    } else if (r->kind == REQUEST_SLEEP) {
+        r->deadline = copy(args, nargs, 6);
+    } else if (r->kind == REQUEST_WAIT) {
+        r->spec = members(&args[6]);
+        r->deadline = args[7].len ? copy(args, nargs, 7) : NULL;
+    } else {
+        r->output = copy(args, nargs, 6);
+        r->outcome = copy(args, nargs, 7);
+    }
+    while (*end) {
+        end = &(*end)->next;
+    }
+    *end = r;
+}
+
+void request_free(struct request *r)
+{
+    for (struct request **p = &r->in->requests; *p; p = &(*p)->next) {
+        if (*p == r) {
+            *p = r->next;
+            break;
+        }
+    }
+    if (r->action)
+        action_cancel(r->action);
+    if (r->note) { /* its answer has nobody to go to */
+        r->note->done = instance_note_written;
+        r->note->ctx = r->in;
+    }
+    while (r->candidates) {
+        struct candidate *c = r->candidates;
+        r->candidates = c->next;
+        candidate_free(c);
+    }
+    char *texts[] = {r->branch, r->name, r->hash,     r->input,  r->options, r->now,
+                     r->due,    r->spec, r->deadline, r->output, r->outcome, r->word};
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        free(texts[i]);
+    }
+    free(r);
+}
+
+/* ---- what was written goes to the body ---- */
+
+static void deliver(struct request *r, const char *at, const char *state, const char *output)
+{
+    struct instance *in = r->in;
+    snprintf(in->last_at, sizeof(in->last_at), "%s", at);
+    if (!in->leaving && !instance_consider(in) && !in->leaving) {
+        char *ordinal = xprintf("%d", r->ordinal);
+        const struct slice args[] = {slice_of("done"), slice_of(r->branch), slice_of(ordinal),
+                                     slice_of(at),     slice_of(state),     slice_of(output)};
+        in->turns++;
+        task_resume(in->task, args, ARRAY_LEN(args));
+        free(ordinal);
+    }
+    request_free(r);
+    instance_pump(in);
+}
+
+/* True when the note's answer means that the request goes no further. */
+static bool ends(struct instance *in, const struct note *note)
+{
+    switch (note->result) {
+    case NOTE_LOST:
+        log_warn("execute", "an instance isn't ours any more", "instance", in->id, NULL);
+        instance_gone(in, false);
+        return true;
+    case NOTE_DIFFERS:
+        log_error("execute", "another step was recorded in this one's place, it is read anew",
+                  "instance", in->id, "step", note->name, NULL);
+        instance_leave(in, NOTE_RELEASE, xstrdup("\"state\":\"pending\",\"due\":\"now\""));
+        return false;
+    case NOTE_REFUSED:
+        instance_leave_stuck(in, "record_failed", note->error);
+        return false;
+    default:
+        return false;
+    }
+}
+
+static struct note *new_note(struct request *r, enum note_kind kind, void (*done)(struct note *))
+{
+    struct note *note = note_new(kind, r->in->id, r->in);
+    note->ctx = r;
+    note->done = done;
+    r->note = note;
+    r->state = REQUEST_WRITING;
+    r->in->notes++;
+    return note;
+}
+
+static void step_written(struct note *note)
+{
+    struct request *r = note->ctx;
+    struct instance *in = r->in;
+    in->notes--;
+    r->note = NULL;
+    if (ends(in, note))
+        return;
+    in->host->steps++;
+    if (note->result == NOTE_DONE) {
+        const char *state = strcmp(note->state, "failed") == 0 ? "failed" : "done";
+        deliver(r, note->at, state, note->output);
+        return;
+    }
+    request_free(r);
+    instance_pump(in);
+}
+
+static void write_step(struct request *r, const char *state, const char *output)
+{
+    struct note *note = new_note(r, NOTE_STEP, step_written);
+    note->run = r->in->run;
+    note->seq = r->in->next_seq++;
+    note->ordinal = r->ordinal;
+    note->took_ms = r->began_ms ? (int)(clock_mono_ms() - r->began_ms) : 0;
+    note->branch = xstrdup(r->branch);
+    note->name = xstrdup(r->name);
+    note->hash = xstrdup(r->hash);
+    note->state = xstrdup(state);
+    note->input = xstrdup(r->input);
+    note->output = xstrdup(output ? output : "null");
+    journal_add(r->in->host->journal, note);
+}
+
+/* ---- actions ---- */
+
+static void stops_asked(struct note *note)
+{
+    struct request *r = note->ctx;
+    struct instance *in = r->in;
+    in->notes--;
+    r->note = NULL;
+    if (ends(in, note))
+        return;
+    r->state = REQUEST_HELD; /* begins again, unless a stop is ours */
+    bool any = in->stops != NULL;
+    if (!instance_consider(in) && !any && !in->leaving)
+        instance_leave_with_reason(in, "waiting", "now", "null");
+    instance_pump(in);
+}
+
+static void acted(void *ctx, enum action_verdict verdict, const char *text, const char *until)
+{
+    struct request *r = ctx;
+    struct instance *in = r->in;
+    r->action = NULL;
+    switch (verdict) {
+    case ACTION_DONE:
+        write_step(r, "done", text);
+        return;
+    case ACTION_FAILED:
+        write_step(r, "failed", text);
+        return;
+    case ACTION_STOPPING:
+        journal_add(in->host->journal, new_note(r, NOTE_ASK, stops_asked));
+        return;
+    case ACTION_LOST:
+        r->state = REQUEST_WAITING;
+        in->host->lost(in->host->ctx);
+        return;
+    case ACTION_HELD:
+        r->state = REQUEST_WAITING;
+        log_warn("execute", "stuck", "instance", in->id, "step", r->name, "reason", text, NULL);
+        instance_leave_with_reason(in, "stuck", NULL, text);
+        break;
+    case ACTION_SUSPENDED: {
+        struct buf reason;
+        buf_init(&reason, 64 << 10);
+        buf_adds(&reason, "{\"code\":\"postponed\",\"step\":");
+        buf_json(&reason, r->name, strlen(r->name));
+        buf_adds(&reason, ",\"message\":");
+        buf_json(&reason, text ? text : "", text ? strnlen(text, 16 << 10) : 0);
+        buf_adds(&reason, ",\"can\":[\"cancel\"]}");
+        r->state = REQUEST_WAITING;
+        instance_leave_with_reason(in, "waiting", until, reason.data);
+        buf_fini(&reason);
+        break;
+    }
+    }
+    instance_pump(in);
+}
+
+static void begin_action(struct request *r)
+{
+    struct instance *in = r->in;
+    char *step = xprintf("%s/%d", r->branch, r->ordinal);
+    const struct action_call call = {.instance = in->id,
+                                     .run = in->run,
+                                     .step = step,
+                                     .name = r->word,
+                                     .args = r->input,
+                                     .args_len = strlen(r->input),
+                                     .options = r->options,
+                                     .event = in->event,
+                                     .event_len = strlen(in->event),
+                                     .workflow = in->body->workflow,
+                                     .class_ = in->body->class_,
+                                     .mode = in->mode,
+                                     .now = r->now,
+                                     .due = r->due};
+    r->state = REQUEST_ACTING;
+    r->began_ms = clock_mono_ms();
+    r->action = action_start(in->host->actions, &call, acted, r);
+    free(step);
+}
+
+/* ---- sleeps and waits ---- */
+
+static void suspend(struct request *r, const char *chosen);
+
+static void judge(struct request *r)
+{
+    char *ordinal = xprintf("%d", r->ordinal);
+    const struct slice args[] = {slice_of("judge"), slice_of("wait"), slice_of(r->branch),
+                                 slice_of(ordinal), slice_of(r->candidates->payload)};
+    r->state = REQUEST_JUDGING;
+    task_resume(r->in->task, args, ARRAY_LEN(args));
+    free(ordinal);
+}
+
+void request_judged(struct instance *in, const struct slice *args, size_t nargs)
+{
+    must(nargs == 6);
+    struct request *r = in->requests;
+    while (r && (r->state != REQUEST_JUDGING || strcmp(r->branch, args[2].data) != 0 ||
+                 r->ordinal != atoi(args[3].data))) {
+        r = r->next;
+    }
+    if (!r)
+        return;
+    const char *verdict = args[5].data;
+    struct candidate *c = r->candidates;
+    if (in->halting || in->leaving) {
+        r->state = REQUEST_HELD;
+    } else if (strcmp(verdict, "ours") == 0) {
+        char event[37];
+        memcpy(event, c->event, sizeof(event));
+        suspend(r, event);
+        return;
+    } else if (strncmp(verdict, "error: ", 7) == 0) {
+        r->state = REQUEST_WAITING;
+        instance_leave_stuck(in, "script_error", verdict + 7);
+    } else {
+        r->after = c->settled;
+        r->candidates = c->next;
+        candidate_free(c);
+        if (r->candidates)
+            judge(r);
+        else
+            suspend(r, NULL);
+        return;
+    }
+    instance_pump(in);
+}
+
+static void suspended(struct note *note)
+{
+    struct request *r = note->ctx;
+    struct instance *in = r->in;
+    in->notes--;
+    r->note = NULL;
+    if (ends(in, note))
+        return;
+    switch (note->result) {
+    case NOTE_DONE:
+        in->host->steps++;
+        deliver(r, note->at, "done", note->payload);
+        return;
+    case NOTE_WAITS:
+        if (note->seq) { /* it was released with it */
+            instance_gone(in, false);
+            return;
+        }
+        r->state = REQUEST_WAITING;
+        instance_consider(in);
+        break;
+    case NOTE_JUDGE:
+        r->candidates = note->candidates;
+        note->candidates = NULL;
+        r->state = REQUEST_HELD;
+        if (!instance_consider(in) && !in->leaving) {
+            judge(r);
+            return;
+        }
+        break;
+    default:
+        request_free(r);
+        break;
+    }
+    instance_pump(in);
+}
+
+static void add_text(struct buf *out, const char *name, const char *value)
+{
+    buf_printf(out, ",\"%s\":", name);
+    buf_json(out, value, strlen(value));
+}
+
+/* Registers it, or decides it; gives the instance back at once when this is all it waits for. */
+static void suspend(struct request *r, const char *chosen)
+{
+    struct instance *in = r->in;
+    bool alone = in->requests == r && !r->next && in->turns == 0;
+    while (r->candidates) {
+        struct candidate *c = r->candidates;
+        r->candidates = c->next;
+        candidate_free(c);
+    }
+    struct note *note = new_note(r, NOTE_SUSPEND, suspended);
+    note->gated = r->kind == REQUEST_WAIT || alone;
+    note->seq = alone;
+    struct buf out;
+    buf_init(&out, ELEMENT_MAX);
+    buf_printf(&out,
+               "\"kind\":\"%s\",\"run\":%d,\"ordinal\":%d,\"seq\":%d,\"release\":%s,"
+               "\"after\":%lld",
+               r->kind == REQUEST_WAIT ? "event" : "sleep", in->run, r->ordinal, in->next_seq++,
+               alone ? "true" : "false", (long long)r->after);
+    add_text(&out, "branch", r->branch);
+    add_text(&out, "name", r->name);
+    add_text(&out, "hash", r->hash);
+    if (chosen)
+        add_text(&out, "chosen", chosen);
+    if (r->kind == REQUEST_SLEEP)
+        add_text(&out, "deadline", r->deadline);
+    else
+        buf_printf(&out, ",%s", r->spec);
+    buf_printf(&out, ",\"input\":%s", r->input);
+    note->json = buf_take(&out);
+    journal_add(in->host->journal, note);
+}
+
+void request_all_wait(struct instance *in)
+{
+    const char *first = NULL;
+    for (struct request *r = in->requests; r; r = r->next) {
+        if (r->deadline && (!first || strcmp(r->deadline, first) < 0))
+            first = r->deadline;
+    }
+    char *json = xprintf("\"state\":\"waiting\",\"deadline\":%s%s%s", first ? "\"" : "",
+                         first ? first : "null", first ? "\"" : "");
+    instance_leave(in, NOTE_RELEASE, json);
+    instance_pump(in);
+}
+
+void request_begin(struct request *r)
+{
+    switch (r->kind) {
+    case REQUEST_STEP:
+        begin_action(r);
+        break;
+    case REQUEST_SLEEP:
+    case REQUEST_WAIT:
+        suspend(r, NULL);
+        break;
+    case REQUEST_RECORD:
+        write_step(r, r->outcome, r->output);
+        break;
+    }
+}
