@@ -20,6 +20,7 @@ static const struct command commands[] = {
     {"live", "[on|off]", "whether new instances really send; without a word: say so", true,
      cmd_live},
     {"status", "[--json]", "count what is there", true, cmd_status},
+    {"sync", "[entity...] [--full]", "fetch from ServiceTitan now", true, cmd_sync},
     {"watch", "[--plain]", "follow what happens, line by line", true, cmd_watch},
     {"workflows", "list", "the workflows in force", true, cmd_workflows},
     {"instances", "list [--state S] [--workflow W] | show ID", "running and past instances", true,

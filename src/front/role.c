@@ -1,19 +1,21 @@
-/* role.c - one worker's life: wires the parts of its role around one event loop.
+/* role.c - one worker's life: what its role needs, around one event loop.
  *
- *     open --SIGTERM--> draining (no new work) --idle, or DRAIN_MS--> closed
+ *     open --SIGTERM--> draining (no new work) --idle, or DRAIN_MS--> closing --written--> end
  *
- * What belongs to which role: sync copies; workflow holds a lease and detects, starts and runs;
- * web answers; monitor looks after the rest. */
+ * sync copies; workflow detects, starts and runs under a lease; web answers; monitor looks after
+ * the rest. */
 #include "front/supervisor.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "engine/hooks.h"
 #include "engine/monitor.h"
+#include "engine/sync.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,16 +24,20 @@
 #include <unistd.h>
 
 #define HEARTBEAT_MS 1000
+#define CLOSE_MS 3000 /* for the last units, at the end */
 
 struct role {
     struct engine engine;
-    const char *role;
+    const char *name;
     char *beat_path;
     struct loop_timer *beat, *end;
     struct loop_signal *term, *hup;
     struct http_server *http;
+    struct hooks *hooks;
     struct monitor *monitor;
-    bool draining;
+    struct sync *sync;
+    bool draining, closing;
+    int64_t closing_since;
     int code;
 };
 
@@ -50,7 +56,11 @@ static void beat(void *ctx)
 static void end(void *ctx)
 {
     struct role *r = ctx;
-    loop_stop(r->engine.loop);
+    bool written = pool_in_flight(r->engine.db) == 0 && pool_in_flight(r->engine.st) == 0;
+    if (r->closing && !written && clock_mono_ms() - r->closing_since < CLOSE_MS)
+        loop_timer_set(r->end, 10);
+    else
+        loop_stop(r->engine.loop);
 }
 
 static void drain(void *ctx)
@@ -78,23 +88,21 @@ static void answer_health(void *ctx, struct http_request *request)
 static struct pool *open_pool(struct role *r, const char *url, int connections)
 {
     char name[64];
-    snprintf(name, sizeof(name), "moonwright %s", r->role);
+    snprintf(name, sizeof(name), "moonwright %s", r->name);
     struct db_options options = {.url = url, .prepare = true, .name = name};
     return pool_new(r->engine.loop, &options, connections);
 }
 
-static bool open_databases(struct role *r, struct front *front)
+static void open_databases(struct role *r, bool workflow)
 {
-    const char *engine = setting(front->settings, "DATABASE_URL");
-    const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");
-    const char *readonly = setting(front->settings, "MOONWRIGHT_READONLY_URL");
-    bool workflow = strcmp(r->role, "workflow") == 0;
+    const char *engine = setting(r->engine.settings, "DATABASE_URL");
+    const char *st = setting(r->engine.settings, "SERVICETITAN_DATABASE_URL");
+    const char *readonly = setting(r->engine.settings, "MOONWRIGHT_READONLY_URL");
     r->engine.one_database = st[0] == '\0' || strcmp(st, engine) == 0;
     r->engine.db = open_pool(r, engine, workflow ? 4 : 2);
     r->engine.st = r->engine.one_database ? r->engine.db : open_pool(r, st, 2);
     if (workflow && readonly[0] != '\0')
         r->engine.readonly = open_pool(r, readonly, 1);
-    return true;
 }
 
 static bool open_web(struct role *r, struct err *err)
@@ -108,43 +116,70 @@ static bool open_web(struct role *r, struct err *err)
     if (r->http == NULL)
         return err_wrap(err, "MOONWRIGHT_HTTP is %s", address);
     http_route(r->http, "GET", "/healthz", answer_health, r);
+    r->hooks = hooks_start(&r->engine, r->http);
     log_info("web", "listening", "host", host, "port", log_int(http_server_port(r->http)), NULL);
     return true;
 }
 
-static bool open_role(struct role *r, struct front *front, struct err *err)
+static bool open_sync(struct role *r, struct err *err)
 {
+    if (setting(r->engine.settings, "SERVICE_TITAN_CLIENT_ID")[0] == '\0') {
+        /* Everything else works without; `moonwright config` tells it too. */
+        log_warn("sync", "SERVICE_TITAN_CLIENT_ID is not set: nothing is copied", NULL);
+        return true;
+    }
+    r->sync = sync_start(&r->engine, err);
+    return r->sync != NULL;
+}
+
+static bool open_role(struct role *r, struct front *front, const char *role, struct err *err)
+{
+    bool workflow = strcmp(role, "workflow") == 0;
     r->engine.settings = front->settings;
     r->engine.lua_dir = front->lua_dir;
     r->engine.workflows_dir = front->workflows_dir;
+    open_databases(r, workflow);
     r->engine.fetcher = fetcher_new(r->engine.loop, err);
-    if (r->engine.fetcher == NULL || !open_databases(r, front))
+    if (r->engine.fetcher == NULL)
         return false;
-    if (strcmp(r->role, "web") == 0)
-        return open_web(r, err);
-    if (strcmp(r->role, "monitor") == 0)
+    if (strcmp(role, "monitor") == 0)
         r->monitor = monitor_start(&r->engine);
+    else if (strcmp(role, "web") == 0)
+        return open_web(r, err);
+    else if (!workflow)
+        return open_sync(r, err);
     return true;
 }
 
+/* Stages first, then what they stood on; between them the last units are waited for: outcomes,
+ * cursors, the release of what was held. */
 static void close_role(struct role *r)
 {
-    monitor_stop(r->monitor);
+    if (r->sync != NULL)
+        sync_stop(r->sync);
     if (r->http != NULL)
         http_server_free(r->http);
+    if (r->hooks != NULL)
+        hooks_stop(r->hooks);
+    monitor_stop(r->monitor);
+    if (pool_is_ready(r->engine.db)) {
+        r->closing = true;
+        r->closing_since = clock_mono_ms();
+        loop_timer_set(r->end, 0);
+        loop_run(r->engine.loop);
+    }
     if (r->engine.fetcher != NULL)
         fetcher_free(r->engine.fetcher);
-    if (r->engine.st != NULL && r->engine.st != r->engine.db)
+    if (r->engine.st != r->engine.db)
         pool_free(r->engine.st);
     if (r->engine.readonly != NULL)
         pool_free(r->engine.readonly);
-    if (r->engine.db != NULL)
-        pool_free(r->engine.db);
+    pool_free(r->engine.db);
 }
 
 int role_main(struct front *front, const char *role, const char *name)
 {
-    struct role r = {.role = role};
+    struct role r = {.name = name};
     struct err err;
     r.engine.loop = loop_new();
     r.beat_path = xprintf("%s/heartbeat/%s", front->data_dir, name);
@@ -153,7 +188,7 @@ int role_main(struct front *front, const char *role, const char *name)
     r.term = loop_signal_new(r.engine.loop, SIGTERM, drain, &r);
     r.hup = loop_signal_new(r.engine.loop, SIGHUP, reload, &r);
     beat(&r);
-    if (open_role(&r, front, &err)) {
+    if (open_role(&r, front, role, &err)) {
         loop_run(r.engine.loop);
     } else {
         front_fail(&err);

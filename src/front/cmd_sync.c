@@ -1,0 +1,87 @@
+/* cmd_sync.c - `moonwright sync`: one run now, with its progress, side by side with the sync role.
+ */
+#include "front/front.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/sync.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ENTITIES_MAX 64
+
+struct fetching {
+    struct loop *loop;
+    struct err err;
+    bool failed, terminal;
+};
+
+static void on_progress(void *ctx, const struct sync_progress *progress)
+{
+    static const char *const words[] = {"...", "done", "failed", "goes on in another run"};
+    struct fetching *fetching = ctx;
+    if (progress->state == SYNC_RUNNING && !fetching->terminal)
+        return;
+    printf("%s%-20s %8lld rows, %lld written, %lld refused  %s%s",
+           fetching->terminal ? "\r\033[K" : "", progress->entity, (long long)progress->rows,
+           (long long)progress->written, (long long)progress->rejected, words[progress->state],
+           progress->state == SYNC_RUNNING ? "" : "\n");
+    fflush(stdout);
+}
+
+static void on_done(void *ctx, const struct err *err)
+{
+    struct fetching *fetching = ctx;
+    fetching->failed = err != NULL;
+    if (err != NULL)
+        fetching->err = *err;
+    loop_stop(fetching->loop);
+}
+
+static struct pool *open_pool(struct loop *loop, const char *url)
+{
+    struct db_options options = {.url = url, .prepare = false, .name = "moonwright sync"};
+    return pool_new(loop, &options, 2);
+}
+
+int cmd_sync(struct front *front, int argc, char **argv)
+{
+    const char *entities[ENTITIES_MAX];
+    size_t count = 0;
+    bool full = false;
+    struct fetching fetching = {.terminal = isatty(1)};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--full") == 0)
+            full = true;
+        else if (argv[i][0] == '-' || count == ENTITIES_MAX)
+            return front_usage("sync", "it takes names of entities and --full");
+        else
+            entities[count++] = argv[i];
+    }
+    struct loop *loop = fetching.loop = loop_new();
+    const char *url = setting(front->settings, "DATABASE_URL");
+    const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");
+    struct engine engine = {.loop = loop,
+                            .settings = front->settings,
+                            .lua_dir = front->lua_dir,
+                            .workflows_dir = front->workflows_dir};
+    engine.one_database = st[0] == '\0' || strcmp(st, url) == 0;
+    engine.db = open_pool(loop, url);
+    engine.st = engine.one_database ? engine.db : open_pool(loop, st);
+    engine.fetcher = fetcher_new(loop, &fetching.err);
+    struct sync_run *run = NULL;
+    if (engine.fetcher != NULL)
+        run = sync_run_once(&engine, entities, count, full, on_progress, on_done, &fetching,
+                            &fetching.err);
+    if (run != NULL)
+        loop_run(loop);
+    if (engine.fetcher != NULL)
+        fetcher_free(engine.fetcher);
+    if (!engine.one_database)
+        pool_free(engine.st);
+    pool_free(engine.db);
+    loop_free(loop);
+    return run == NULL || fetching.failed ? front_fail(&fetching.err) : EXIT_OK;
+}
