@@ -152,12 +152,19 @@ static void go_down(struct db *db, const struct err *why)
     loop_defer(db->loop, tell_state, db);
 }
 
-// go_down with libpq's reason, or with ours when it has none.
+// go_down with the best reason there is: the server's last words, else the first line of libpq's
+// (advice and what it met while closing follow), else ours.
 static void lose(struct db *db, const char *reason)
 {
-    const char *text = db->conn ? PQerrorMessage(db->conn) : "";
     struct err err;
-    err_set(&err, ERR_CONN, "%s", *text ? text : reason);
+    const struct db_unit *unit = db->sent.first;
+    const char *text = PQerrorMessage(db->conn);
+    text = *text ? text : reason;
+    if (unit && strncmp(unit->err.sqlstate, "57P", 3) == 0) {
+        err_set(&err, ERR_CONN, "%s", unit->err.message);
+    } else {
+        err_set(&err, ERR_CONN, "%.*s", (int)strcspn(text, "\n"), text);
+    }
     go_down(db, &err);
 }
 

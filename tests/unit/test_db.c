@@ -247,6 +247,7 @@ static void test_a_statement_prepared_in_a_failing_unit(void **state)
     assert_true(run_until(f->loop, is_set, &a[19].given, 10000));
     for (int i = 0; i < 20; i++) {
         assert_int_equal(a[i].calls, 1);
+        assert_int_equal(a[i].order, i + f->answered - 20); // none had to be sent again
         assert_int_equal(a[i].outcome, i % 4 == 0 ? DB_FAILED : DB_OK);
         if (i % 4 != 0) {
             assert_string_equal(a[i].value, "prepared yes");
@@ -389,10 +390,20 @@ static void test_a_killed_backend_is_told_and_replaced(void **state)
     struct states states = {.f = f};
     open_anew(f, &states);
     assert_true(run_until(f->loop, was_ready, &states, 10000));
+    static const char *const sql[] = {"select 1 / 0", "select pg_sleep(10)"};
+    for (int i = 0; i < 2; i++) {
+        struct db_unit *unit = db_unit_new();
+        db_unit_addv(unit, sql[i], 0);
+        db_send(f->db, unit, on_done, &f->answers[i]);
+    }
+    assert_true(run_until(f->loop, is_set, &f->answers[0].given, 10000));
     other(f, "select pg_terminate_backend(pid) from pg_stat_activity where "
              "application_name = 'moonwright test' and pid <> pg_backend_pid()");
     assert_true(run_until(f->loop, was_down, &states, 10000));
     assert_int_equal(states.err.code, ERR_CONN);
+    assert_non_null(strstr(states.err.message, "administrator command"));
+    assert_int_equal(f->answers[1].outcome, DB_UNKNOWN);
+    assert_string_equal(f->answers[1].err.message, states.err.message);
     assert_int_equal(one(f, INSERT, 2, (const char *[]){"1", "after"}).outcome, DB_OK);
     assert_int_equal(states.ready, 2);
     assert_int_equal(states.down, 1);
