@@ -1,0 +1,348 @@
+-- The body of an instance: what it asks for, and that a replay can't be told from the first run.
+_G.host = _G.host or require "host"
+package.path = os.getenv "MOONWRIGHT_SOURCE" .. "/tests/support/?.lua;" .. package.path
+local Owner = require "body_owner"
+
+local EVENT = { id = "e1", name = "estimate_created", of = "estimate", time = "2026-06-01T14:00:00Z",
+  estimate = { id = 7, total = 1200, status = "Open" },
+  customer = { id = 9, first_name = "Ann", phone = "+15550100", zone = "America/New_York" } }
+
+local function workflow(body, more)
+  return { ["x.lua"] = (more or "") .. "\nreturn workflow { on = \"estimate_created\", run = function(e)\n"
+    .. body .. "\nend }" }
+end
+
+local function owner(body, more)
+  local o = Owner.new(workflow(body, more), EVENT)
+  o:start()
+  return o
+end
+
+-- Runs a body to its end, answering with `answers`, and crashing before answer `crash_at`.
+local function run_all(body, answers, crash_at, more)
+  local o = owner(body, more)
+  local asked = {}
+  for i = 1, 50 do
+    if crash_at == i then
+      local before = table.concat(o.requests, "\n")
+      local first = o.open[1] and table.concat(o.open[1], "|") or nil
+      o:crash()
+      if first then
+        assert.are.equal(first, table.concat(o.open[1], "|"))
+      end
+      assert.is_truthy(before)
+    end
+    if o.result or o.diverged then
+      return o, asked
+    end
+    asked[#asked + 1] = table.concat(o.open[1], "|")
+    local a = answers[i] or {}
+    o:answer(a[1], a[2], a[3])
+  end
+  error("the body doesn't end")
+end
+
+describe("a body", function()
+  it("asks for steps by name, with a hash of their arguments", function()
+    local o = owner [[ sms.send { to = e.customer, text = "a" } sms.send { to = e.customer, text = "b" } ]]
+    assert.are.equal("sms.send#1", o.open[1][4])
+    assert.are.equal(host.hash(o.open[1][6]), o.open[1][5])
+    assert.are.equal("sms.send", o.open[1][10])
+    o:answer '{"status":"sent"}'
+    assert.are.equal("sms.send#2", o.open[1][4])
+    o:answer '{"status":"sent"}'
+    assert.are.same({ state = "done" }, o.result)
+  end)
+
+  it("asks the same in every replay, wherever it crashed", function()
+    local body = [[
+      local r = random()
+      local a = sms.send { to = e.customer, text = "a " .. r }
+      sleep "2h"
+      local list = db.rows("select 1", { id = e.customer.id })
+      for i, row in ipairs(list) do
+        note("row " .. row.n)
+        if row.n > 1 then email.send { to = e.customer, text = now() .. date(now()).day } end
+      end
+      local ok, err = pcall(ghl.add_tag, { customer = e.customer, tag = "x" })
+      if not ok then sms.send { to = e.customer, text = err.code .. err.message } end
+      local it = wait_for("estimate_approved", { timeout = "3d" })
+      return it and it.estimate.status or "timeout " .. tostring(a.status)
+    ]]
+    local answers = { { '{"status":"sent"}' }, {}, { '[{"n":1},{"n":2}]' }, {}, {}, { '{"status":"sent"}' },
+      { '{"action":"ghl.add_tag","code":"refused","message":"no"}', "failed" }, { '{"status":"sent"}' },
+      { '{"event":{"id":"e2","name":"estimate_approved","estimate":{"id":7,"status":"Sold"}}}' } }
+    local plain, asked = run_all(body, answers)
+    assert.are.equal("Sold", plain.result.outcome)
+    assert.are.equal(9, #asked)
+    for crash_at = 1, 10 do
+      local again, same = run_all(body, answers, crash_at)
+      assert.are.same(asked, same)
+      assert.are.same(plain.result, again.result)
+    end
+  end)
+
+  it("gets the decoded record, live as in replay", function()
+    local body = [[
+      local v = db.value "select 1"
+      local w = db.row "select 2"
+      return math.type(v) .. " " .. tostring(w.gone) .. " " .. math.type(w.f)
+    ]]
+    local answers = { { "5" }, { '{"gone":null,"f":1.5}' } }
+    assert.are.equal("integer nil float", run_all(body, answers).result.outcome)
+    assert.are.equal("integer nil float", (run_all(body, answers, 3)).result.outcome)
+  end)
+
+  it("gets nothing for a null, live as in replay", function()
+    local body = [[ local v = db.row "select 1"; sleep "1h"; return tostring(v) ]]
+    assert.are.equal("nil", run_all(body, { { "null" } }).result.outcome)
+    assert.are.equal("nil", (run_all(body, { { "null" } }, 2)).result.outcome)
+  end)
+
+  it("replays branches in the order in which their answers came", function()
+    local body = [[
+      local winner
+      local r = all {
+        function() local x = db.value "select 'f'" winner = winner or x return x end,
+        function() local x = db.value "select 'g'" winner = winner or x return x end }
+      sms.send { to = e.customer, text = winner .. r[1] .. r[2] }
+    ]]
+    local o = owner(body)
+    assert.are.equal(2, #o.open)
+    o:answer('"g"', nil, 2)
+    o:answer('"f"', nil, 1)
+    assert.is_truthy(o.open[1][6]:find("gfg", 1, true))
+    local asked = table.concat(o.open[1], "|")
+    o:crash()
+    assert.are.equal(asked, table.concat(o.open[1], "|"))
+  end)
+
+  it("raises the first error of its branches once all have ended", function()
+    local body = [[
+      local ok, err = pcall(all, {
+        function() sms.send { to = e.customer, text = "1" } end,
+        function() sms.send { to = e.customer, text = "2" } end })
+      return err.message
+    ]]
+    local o = owner(body)
+    o:answer('{"code":"refused","message":"second"}', "failed", 2)
+    assert.is_nil(o.result)
+    o:answer('{"code":"refused","message":"first"}', "failed", 1)
+    assert.are.equal("second", o.result.outcome)
+  end)
+
+  it("keeps file locals and modules of an instance to itself", function()
+    local files = workflow("n = n + 1 lib.count = (lib.count or 0) + 1 return n .. ' ' .. lib.count",
+      "local n = 0 local lib = require 'lib.shared'")
+    files["lib/shared.lua"] = "return {}"
+    local o = Owner.new(files, EVENT)
+    for _ = 1, 3 do
+      o:start()
+      assert.are.equal("1 1", o.result.outcome)
+    end
+  end)
+
+  it("ends where it says stop or fail, which nothing catches", function()
+    local o = owner [[ pcall(function() stop "enough" end) sms.send { to = e.customer, text = "no" } ]]
+    assert.are.same({ state = "stopped", reason = "enough" }, o.result)
+    o = owner [[ pcall(fail, "broken") sms.send { to = e.customer, text = "no" } ]]
+    assert.are.same({ state = "failed", reason = "broken" }, o.result)
+  end)
+end)
+
+describe("a divergence", function()
+  local function changed(body, into)
+    local o = owner(body)
+    o:answer '{"status":"sent"}'
+    o.files["workflows/x.lua"] = workflow(into)["x.lua"]
+    o:crash()
+    return o.diverged
+  end
+
+  it("names both steps and the line", function()
+    local d = changed([[ sms.send { to = e.customer, text = "a" } sleep "1h" ]],
+      [[ email.send { to = e.customer, text = "a" } ]])
+    assert.are.equal("workflows/x.lua:3: asks for email.send#1 where sms.send#1 was recorded; "
+      .. "'moonwright workflows diff x' shows the change", d.message)
+    assert.are.equal("diverged", d.code)
+    assert.are.equal("sms.send#1", d.recorded.name)
+  end)
+
+  it("is seen in the arguments alone, too", function()
+    local d = changed([[ sms.send { to = e.customer, text = "a" } sleep "1h" ]],
+      [[ sms.send { to = e.customer, text = "b" } ]])
+    assert.is_truthy(d.message:find("with other arguments than were recorded", 1, true))
+  end)
+
+  it("is seen when the body ends before what was recorded, and can't be caught", function()
+    local d = changed([[ sms.send { to = e.customer, text = "a" } sleep "1h" ]], [[ return "x" ]])
+    assert.is_truthy(d.message:find("ended before sms.send#1", 1, true))
+    d = changed([[ sms.send { to = e.customer, text = "a" } sleep "1h" ]],
+      [[ pcall(email.send, { to = e.customer, text = "a" }) sleep "1h" ]])
+    assert.is_truthy(d)
+  end)
+end)
+
+describe("failures", function()
+  it("of an action that nobody catches make it stuck at that step", function()
+    local o = owner [[ sms.send { to = e.customer, text = "a" } ]]
+    o:answer('{"action":"sms.send","code":"refused","message":"bad number","attempts":1}', "failed")
+    assert.are.equal("stuck", o.result.state)
+    assert.are.equal("action_failed", o.result.reason.code)
+    assert.are.equal("sms.send#1: bad number", o.result.reason.message)
+    assert.are.equal(1, o.result.reason.ordinal)
+  end)
+
+  it("go to on_error, whose steps are recorded, too", function()
+    local files = { ["x.lua"] = [[
+      return workflow { on = "estimate_created", run = function(e) sms.send { to = e.customer, text = "a" } end,
+        on_error = function(e, err) email.send { to = e.customer, text = err.message } return "failed" end } ]] }
+    local o = Owner.new(files, EVENT)
+    o:start()
+    o:answer('{"code":"refused","message":"bad number"}', "failed")
+    assert.are.equal("on_error", o.open[1][2])
+    o:crash()
+    assert.are.equal("on_error", o.open[1][2])
+    o:answer '{"status":"sent"}'
+    assert.are.same({ state = "failed", reason = "bad number" }, o.result)
+  end)
+
+  it("of the script make it stuck with file and line", function()
+    local o = owner [[ local x = e.gone.name ]]
+    assert.are.equal("script_error", o.result.reason.code)
+    assert.is_truthy(o.result.reason.message:find("workflows/x.lua:3", 1, true))
+  end)
+
+  it("in what is stored are told at their source", function()
+    local o = owner [[ sms.send { to = e.customer, text = function() end } ]]
+    assert.is_truthy(o.result.reason.message:find("workflows/x.lua:3: sms.send: ", 1, true))
+  end)
+end)
+
+describe("a step of own code", function()
+  it("runs once and is recorded", function()
+    local o = owner [[ local v = step("sum", function() return 1 + 2 end) return "got " .. v ]]
+    assert.are.equal("record", o.open[1][1])
+    o:answer()
+    assert.are.equal("got 3", o.result.outcome)
+    o:crash()
+    assert.are.equal("got 3", o.result.outcome)
+  end)
+
+  it("may not assign outer locals, send or wait", function()
+    local o = owner [[ local n = 0 step("q", function() n = 1 end) return n ]]
+    assert.is_truthy(o.result.reason.message:find("step 'q' assigned to local 'n': return it instead", 1, true))
+    o = owner [[ step("q", function() sms.send { to = e.customer, text = "x" } end) ]]
+    o:answer()
+    assert.are.equal("stuck", o.result.state)
+    assert.is_truthy(o.result.reason.message:find("sms.send is an effect", 1, true))
+  end)
+end)
+
+describe("waits", function()
+  it("name what they want by type and key", function()
+    local o = owner [[ wait_for({ "estimate_approved", "customer_replied" }, { timeout = "3d" }) ]]
+    local spec = host.json.decode(o.open[1][7])
+    assert.are.same({ type = "estimate_approved", keys = { "estimate:7" } }, spec.types[1])
+    assert.are.same({ type = "customer_replied", keys = { "customer:9" } }, spec.types[2])
+    assert.are.equal("2026-06-04T14:00:00Z", spec.deadline)
+    assert.is_false(spec.judged)
+  end)
+
+  it("reach someone without an id by phone and e-mail", function()
+    local o = Owner.new(workflow [[ wait_for("customer_replied") ]],
+      { id = "e1", name = "lead_created", customer = { phone = "+15550100", email = "Ann@X.org" } })
+    o:start()
+    local spec = host.json.decode(o.open[1][7])
+    assert.are.same({ "phone:+15550100", "email:ann@x.org" }, spec.types[1].keys)
+  end)
+
+  it("let `when` have the last word, which may only look", function()
+    local o = owner [[ wait_for("customer_replied", { when = function(it, e)
+      return it.reply.text == "yes" and e.customer.id == 9 end }) ]]
+    assert.are.equal("not ours", o:judge({ id = "e2", reply = { text = "no" } }))
+    assert.are.equal("ours", o:judge({ id = "e3", reply = { text = "yes" } }))
+    o = owner [[ wait_for("customer_replied", { when = function(it) sms.send { text = "x" } end }) ]]
+    assert.is_truthy(o:judge({ id = "e2" }):find("error: workflows/x.lua:3: sms.send is an effect", 1, true))
+  end)
+
+  it("return nothing after their time", function()
+    local o = owner [[ local it = wait_for("customer_replied", { timeout = "1d" }) return tostring(it) ]]
+    o:answer '{"until":"2026-06-02T14:00:00Z"}'
+    assert.are.equal("nil", o.result.outcome)
+  end)
+end)
+
+describe("time", function()
+  it("is that of the last completion, and a step after a sleep was due at its end", function()
+    local o = owner [[ sleep "2h" sms.send { to = e.customer, text = "x" } ]]
+    assert.are.equal("2026-06-01T16:00:00Z", o.open[1][7])
+    o:answer()
+    assert.are.equal("2026-06-01T16:00:00Z", o.open[1][9])
+  end)
+
+  it("that has passed is not slept until", function()
+    local o = owner [[ return tostring(sleep_until("2026-05-01T00:00:00Z")) ]]
+    assert.are.equal("false", o.result.outcome)
+    o = owner [[ return tostring(sleep_until(e.time, { after = "2h" })) ]]
+    o:answer()
+    assert.are.equal("true", o.result.outcome)
+  end)
+
+  it("is written plainly or refused with the line", function()
+    local o = owner [[ sleep "2 days" ]]
+    assert.are.equal('workflows/x.lua:3: "2 days" is not a duration; write "2d" (s m h d w)',
+      o.result.reason.message)
+  end)
+end)
+
+describe("stops", function()
+  it("are judged by their when", function()
+    local o = Owner.new({ ["x.lua"] = [[ return workflow { on = "estimate_created",
+      stop_when = { "estimate_rejected", estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },
+      run = function() end } ]] }, EVENT)
+    local start = host.json.encode { instance = "1", workflow = "x", now = "2026-06-01T14:00:00Z", seed = "1" }
+    local function judge(total)
+      return o.body.judge(start, host.json.encode(EVENT),
+        host.json.encode { name = "estimate_repriced", estimate = { total = total } })
+    end
+    assert.are.equal("ours", judge(999))
+    assert.are.equal("not ours", judge(1000))
+  end)
+
+  it("run on_stop with the event, in steps of its own", function()
+    local o = Owner.new({ ["x.lua"] = [[ return workflow { on = "estimate_created", run = function(e)
+      sms.send { to = e.customer, text = "a" } sleep "2d" end,
+      on_stop = function(e, by) if by.reply then staff.task { to = "csr", title = by.reply.text } end end } ]] }, EVENT)
+    o:start()
+    o:answer '{"status":"sent"}'
+    o:start("on_stop", { name = "customer_replied", reply = { text = "hi" } })
+    assert.are.equal("on_stop", o.open[1][2])
+    assert.are.equal("staff.task#1", o.open[1][4])
+    o:answer '{"id":1}'
+    assert.are.same({ state = "stopped", reason = "customer_replied" }, o.result)
+  end)
+end)
+
+describe("words", function()
+  it("add money exactly", function()
+    local o = owner [[ return tostring(sum({ { balance = 0.1 }, { balance = 0.2 } }, "balance")) ]]
+    assert.are.equal("0.3", o.result.outcome)
+  end)
+
+  it("take their options out of the arguments", function()
+    local o = owner [[ sms.send { to = e.customer, text = "a", name = "hello", retries = 3, timeout = "5s" } ]]
+    assert.are.equal("hello", o.open[1][4])
+    assert.are.equal('{"retries":3,"timeout":"5s"}', o.open[1][7])
+    assert.is_nil(host.json.decode(o.open[1][6]).name)
+  end)
+
+  it("ask for the newest row of a record by its entity and id", function()
+    local o = owner [[ local c = fresh(e.customer) local all = fresh(e) return c.name .. all.estimate.status ]]
+    assert.are.same({ entity = "customer", id = 9 }, host.json.decode(o.open[1][6]))
+    o:answer '{"id":9,"name":"Ann "}'
+    assert.are.same({ estimate = 7, customer = 9 }, host.json.decode(o.open[1][6]).records)
+    o:answer '{"estimate":{"status":"Sold"}}'
+    assert.are.equal("Ann Sold", o.result.outcome)
+  end)
+end)

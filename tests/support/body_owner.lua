@@ -1,0 +1,118 @@
+-- Plays the owner of a body in a spec: what the C side does with posts, commits and crashes, on a
+-- list in memory instead of a database.
+local Owner = {}
+Owner.__index = Owner
+
+local json = host.json
+
+local function fresh_body()
+  for _, name in ipairs { "body", "durable", "scheduler", "words" } do
+    package.loaded[name] = nil
+  end
+  return require "body"
+end
+
+--- @param files table path -> source; the first workflow is "x"
+--- @param event table
+function Owner.new(files, event)
+  local self = setmetatable({ files = {}, event = event, history = {}, requests = {}, open = {},
+    clock = host.zone.instant("UTC", { year = 2026, month = 6, day = 1, hour = 14 }) }, Owner)
+  for path, source in pairs(files) do
+    self.files["workflows/" .. path] = source
+  end
+  self:load()
+  return self
+end
+
+function Owner:load()
+  self.body = fresh_body()
+  self.facts = json.decode(self.body.load(json.encode({ name = "x", files = self.files,
+    events = { estimate_approved = { of = "estimate" }, invoice_paid = { of = "invoice" } },
+    company = { zone = "America/New_York" } })))
+end
+
+local function utc(epoch)
+  local c = host.zone.civil("UTC", epoch)
+  return ("%04d-%02d-%02dT%02d:%02d:%02dZ"):format(c.year, c.month, c.day, c.hour, c.minute, c.second)
+end
+
+-- Lets the task run one turn and takes what it posts.
+function Owner:turn(...)
+  local posted = {}
+  host.post = function(...)
+    posted[#posted + 1] = { ... }
+  end
+  local ok, result = coroutine.resume(self.co, ...)
+  host.post = nil
+  if not ok then
+    error(result, 0)
+  elseif coroutine.status(self.co) == "dead" then
+    self.result = json.decode(result)
+  end
+  local expected = 1
+  if posted[1] and posted[1][1] == "batch" then
+    expected = tonumber(table.remove(posted, 1)[2])
+    assert(expected ~= 1 and #posted == expected, "a batch announces what follows")
+  end
+  for _, p in ipairs(posted) do
+    if p[1] == "diverged" then
+      self.diverged = json.decode(p[2])
+    elseif p[1] == "verdict" then
+      self.verdict = p[6]
+    else
+      self.open[#self.open + 1] = p
+      self.requests[#self.requests + 1] = p[1] .. " " .. p[2] .. "/" .. p[3] .. " " .. p[4] .. " " .. p[6]
+    end
+  end
+end
+
+--- Starts the body, or starts it again after a crash, from what was recorded.
+function Owner:start(phase, by)
+  self.open, self.requests, self.result, self.diverged = {}, {}, nil, nil
+  local body = self.body
+  self.co = coroutine.create(function(...)
+    return body.run(...)
+  end)
+  local start = { instance = "019", run = 1, mode = "live", workflow = "x", phase = phase or "run",
+    now = "2026-06-01T14:00:00Z", seed = "019", by = by }
+  local steps = {}
+  for i, h in ipairs(self.history) do
+    steps[i] = json.array { i, h.branch, h.ordinal, h.name, h.hash, h.state, h.at, json.decode(h.output) }
+  end
+  self:turn(json.encode(start), json.encode(self.event), json.encode(json.array(steps)))
+end
+
+--- A crash: a new VM, and the body starts from the record.
+function Owner:crash()
+  self:load()
+  self:start()
+end
+
+--- Commits the answer of the open request at index (1) and hands it over.
+function Owner:answer(output, state, index)
+  local p = table.remove(self.open, index or 1)
+  assert(p, "nothing is asked for")
+  self.clock = self.clock + 60
+  local text = output
+  if p[1] == "sleep" then
+    text = json.encode({ ["until"] = p[7] })
+    self.clock = host.zone.instant("UTC", {
+      year = math.tointeger(p[7]:sub(1, 4)), month = math.tointeger(tonumber(p[7]:sub(6, 7))),
+      day = math.tointeger(tonumber(p[7]:sub(9, 10))), hour = math.tointeger(tonumber(p[7]:sub(12, 13))),
+      minute = math.tointeger(tonumber(p[7]:sub(15, 16))) })
+  elseif p[1] == "record" then
+    text, state = p[7], p[8] == "failed" and "failed" or "done"
+  end
+  local at = utc(self.clock)
+  self.history[#self.history + 1] = { branch = p[2], ordinal = math.tointeger(tonumber(p[3])),
+    name = p[4], hash = p[5], state = state or "done", at = at, output = text or "{}" }
+  self:turn("done", p[2], p[3], at, state or "done", text or "{}")
+end
+
+function Owner:judge(event, index)
+  local p = self.open[index or 1]
+  self:turn("judge", "wait", p[2], p[3], json.encode(event))
+  return self.verdict
+end
+
+return Owner
