@@ -11,7 +11,7 @@ KNOWN = ("personalizations", "from", "reply_to", "reply_to_list", "subject", "co
 
 
 def refused(status, message, field=None):
-    body = {"errors": [{"message": message, "field": field, "help": None}]}
+    body = {"errors": [{"message": message, "field": field}]}
     return status, [JSON], json.dumps(body).encode()
 
 
