@@ -177,7 +177,7 @@ static bool first_match(const struct cron *cron, struct civil *c)
             c->hour = c->minute = c->second = 0;
             c->day++;
         }
-        if (c->day > days_in(c->year, c->month)) {
+        if (c->month <= 12 && c->day > days_in(c->year, c->month)) {
             c->day = 1;
             c->hour = c->minute = c->second = 0;
             c->month++;

@@ -236,8 +236,14 @@ struct sync_page *sync_page_read(const char *text, size_t len, struct err *err)
     clean(page->text, len);
     struct scan s = {.text = page->text, .len = len};
     if (!read_envelope(page, &s)) {
+        char start[61];
+        snprintf(start, sizeof(start), "%s", page->text);
+        for (char *c = start; *c; c++) {
+            *c = (unsigned char)*c < ' ' ? ' ' : *c;
+        }
+        err_set(err, ERR_INPUT, "the answer is not a page of ServiceTitan; it begins with: %s",
+                start);
         sync_page_free(page);
-        err_set(err, ERR_INPUT, "the answer is not a page of ServiceTitan (%.60s)", text);
         return NULL;
     }
     return page;
