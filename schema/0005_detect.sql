@@ -460,24 +460,13 @@ begin
   ), written as (
     insert into detect_errors (rule, workflow, entity, entity_id, event_id, change, message)
     select e.rule, e.workflow, e.entity, e.entity_id, e.event, e.change, e.message from e
-    returning rule, workflow, message
-  ), alerts as (
-    insert into system_alerts as a (kind, subject, severity, message, count)
-    select 'detect_error', coalesce(w.workflow, w.rule), 'warning', max(w.message), count(*)::int
-    from written w group by 2
-    on conflict (kind, subject) where resolved_at is null
-    do update set last_at = now(), count = a.count + excluded.count, message = excluded.message
+    returning 1
   )
   select count(*) into raised from written;
   update detect_errors d set resolved_at = clock_timestamp(), again = false
   where d.id in (select r.value::bigint from json_array_elements_text(batch->'resolved') r);
   update detect_errors d set again = false, message = r.message, at = clock_timestamp()
   from json_to_recordset(batch->'failed_again') as r (id bigint, message text) where d.id = r.id;
-  update system_alerts a set resolved_at = clock_timestamp()
-  where a.kind = 'detect_error' and a.resolved_at is null
-    and json_array_length(batch->'resolved') > 0
-    and not exists (select from detect_errors d where d.resolved_at is null
-                      and coalesce(d.workflow, d.rule) = a.subject);
   return raised;
 end $$;
 

@@ -1,0 +1,55 @@
+/* detect_round.h - the inside of detection, shared by detect.c and detect_daily.c. */
+#ifndef ENGINE_DETECT_ROUND_H
+#define ENGINE_DETECT_ROUND_H
+
+#include "engine/detect.h"
+
+#include "base/buf.h"
+#include "base/mem.h"
+
+/* A daily rule that is asked in this round. */
+struct detect_daily {
+    char *rule, *of, *day, *sql;
+    bool history;
+    char *rows, *live_since;
+    bool more;
+};
+
+struct detect {
+    const struct engine *engine;
+    loop_fn *lost, *settled;
+    void *ctx;
+    struct vm *vm; /* owned; NULL until there is one */
+    bool history;  /* a workflow listens to history */
+    struct listener *arrivals, *changes;
+    struct loop_timer *timer;
+    bool busy;    /* a round is under way: a reply will come */
+    bool poked;   /* something was told since the round began */
+    bool stopped; /* freed with the next reply */
+    bool gone;    /* the lease is */
+
+    int limit;      /* of the next batch */
+    bool odd;       /* of a limit of one: a change's turn, else an arrival's */
+    bool set_aside; /* what is read next is settled as an error, for this reason: */
+    struct err aside;
+    /* this round */
+    struct buf input; /* of Lua */
+    char *now, *days;
+    int read_changes;
+    bool read_arrivals, read_retries;
+    char *consume, *postpone; /* bigint[] */
+    bool consumed, postponed;
+    struct detect_daily daily;
+    struct detect_stats stats;
+};
+
+void detect_free(struct detect *d);
+void detect_rest(struct detect *d, int64_t ms);
+bool detect_answered(struct detect *d, const struct db_reply *reply);
+void detect_judge(struct detect *d);
+
+/* Asks the next daily rule that is due, or rests. */
+void detect_daily(struct detect *d);
+void detect_daily_fini(struct detect_daily *daily);
+
+#endif
