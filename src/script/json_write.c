@@ -76,7 +76,7 @@ static void write_number(struct writer *w, int index)
                 break;
         }
         if (!strpbrk(text, ".e")) /* a large float must not look like an integer */
-            strcat(text, ".0");
+            memcpy(text + strlen(text), ".0", 3);
     }
     if (integral)
         snprintf(text, sizeof(text), "%lld", whole);

@@ -5,6 +5,7 @@
  * raises, and from then on raises at each instruction, so that no pcall can go on; whoever entered
  * the run sees `killed` even if the script returned as if nothing had been. The hook can't
  * interrupt C: lua/sandbox.lua bounds what company files may give to the string library.
+ * Nor does it see the message handler of an xpcall, so company files have no xpcall.
  *
  * Errors. Nothing of the Lua API that may raise is called outside a protected call; a panic would
  * be our own bug, and aborts. */
