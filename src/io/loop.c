@@ -108,7 +108,6 @@ void loop_free(struct loop *loop)
 
 void loop_run(struct loop *loop)
 {
-    loop->stopped = false;
     while (!loop->stopped) {
         for (size_t n = loop->count; n > 0 && !loop->stopped; n--) {
             struct call call = take_call(loop);
@@ -122,6 +121,7 @@ void loop_run(struct loop *loop)
         int flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
         must(event_base_loop(loop->base, loop->count > 0 ? flags | EVLOOP_NONBLOCK : flags) >= 0);
     }
+    loop->stopped = false; // it may be run again
 }
 
 void loop_stop(struct loop *loop)

@@ -15,7 +15,7 @@ typedef void loop_fn(void *ctx);
 
 struct loop *loop_new(void);
 void loop_free(struct loop *loop);
-void loop_run(struct loop *loop); /* until loop_stop */
+void loop_run(struct loop *loop); /* until loop_stop, which may have come before */
 void loop_stop(struct loop *loop);
 
 /* Runs fn once, in this turn or the next, after the current callback has returned; in order. */

@@ -484,7 +484,7 @@ static void test_a_unit_in_the_air_at_the_close_is_unknown(void **state)
     struct fixture *f = *state;
     assert_int_equal(one(f, "select 1", 0, NULL).outcome, DB_OK);
     struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select pg_sleep(0.2)", 0);
+    db_unit_addv(unit, "select pg_sleep(2)", 0);
     db_send(f->db, unit, on_done, &f->answers[0]);
     run_for(f->loop, 20);
     unit = db_unit_new();

@@ -203,6 +203,11 @@ static bool on_gate(void *ctx)
     return got->gate_answer;
 }
 
+static bool gate_asked(void *ctx)
+{
+    return ((struct got *)ctx)->gate_calls > 0;
+}
+
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
@@ -343,7 +348,8 @@ static void test_a_gate_may_cancel(void **state)
     struct fixture *f = *state;
     struct got got = {.gate_answer = true};
     got.cancel = start(f, &got, gated(), "/ok");
-    run_for(f->loop, 100);
+    assert_true(run_until(f->loop, gate_asked, &got, 15000));
+    run_for(f->loop, 50);
     assert_int_equal(got.gate_calls, 1);
     assert_int_equal(got.calls, 0);
     assert_int_equal(f->server.requests, 0);
@@ -370,7 +376,7 @@ static void test_a_timeout_after_the_request_left(void **state)
 {
     struct fixture *f = *state;
     struct fetch_request request = POST;
-    request.timeout_ms = 150;
+    request.timeout_ms = 700;
     struct got got = go(f, request, "/hang");
     assert_int_equal(got.outcome, FETCH_BROKEN);
     assert_int_equal(got.err.code, ERR_TIMEOUT);

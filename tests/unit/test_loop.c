@@ -143,10 +143,10 @@ static void test_a_timer_set_again_fires_once(void **state)
     struct fixture *f = *state;
     f->timer = loop_timer_new(f->loop, fired, f);
     loop_timer_set(f->timer, 10);
-    loop_timer_set(f->timer, 50);
-    run_for(f->loop, 30);
+    loop_timer_set(f->timer, 400);
+    run_for(f->loop, 50);
     assert_int_equal(f->count, 0);
-    run_for(f->loop, 60);
+    run_for(f->loop, 400);
     assert_int_equal(f->count, 1);
     loop_timer_set(f->timer, 5);
     loop_timer_clear(f->timer);
@@ -171,6 +171,17 @@ static void test_a_timer_may_free_itself(void **state)
     run_for(f->loop, 20);
     assert_int_equal(f->count, 1);
     assert_null(f->timer);
+}
+
+static void test_a_stop_before_the_run_counts(void **state)
+{
+    struct fixture *f = *state;
+    loop_defer(f->loop, count, f);
+    loop_stop(f->loop);
+    loop_run(f->loop);
+    assert_int_equal(f->count, 0);
+    run_for(f->loop, 5);
+    assert_int_equal(f->count, 1);
 }
 
 static void test_a_signal(void **state)
@@ -211,6 +222,7 @@ int main(void)
         T(test_a_timer_is_never_early),
         T(test_a_timer_set_again_fires_once),
         T(test_a_timer_may_free_itself),
+        T(test_a_stop_before_the_run_counts),
         T(test_a_signal),
         T(test_what_is_left_is_dropped_not_called),
     };

@@ -86,11 +86,11 @@ static void test_long_units_do_not_hold_up_the_others(void **state)
     struct fixture *f = *state;
     int64_t began = clock_mono_ms();
     for (int i = 0; i < 3; i++) {
-        send_sql(f, "select pg_sleep(0.3)");
+        send_sql(f, "select pg_sleep(0.6)");
     }
     assert_int_equal(pool_in_flight(f->pool), 3);
     assert_true(run_until(f->loop, pool_empty, f, 10000));
-    assert_true(clock_mono_ms() - began < 800);
+    assert_true(clock_mono_ms() - began < 1500);
     run_for(f->loop, 2);
     assert_int_equal(f->ok, 3);
 }
@@ -127,7 +127,7 @@ static void test_the_listener(void **state)
     assert_int_equal(f->heard, 0);
     // A new connection listens as well, and asks for a look at what was missed.
     ask(f, "select pg_terminate_backend(pid) from pg_stat_activity "
-           "where application_name = 'moonwright listener'");
+           "where query like 'listen \"Mixed%'");
     assert_true(run_until(f->loop, has_heard, f, 10000));
     f->heard = 0;
     ask(f, "notify \"Mixed \"\"quoted\"\"\"");

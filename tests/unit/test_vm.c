@@ -107,19 +107,16 @@ static void an_endless_loop_ends(void **state)
     killed(&f, "while true do end", "50 ms of CPU without a wait (test.lua:1)");
     killed(&f, "while true do pcall(function() while true do end end) end", "CPU");
     killed(&f, "pcall(function() while true do end end) return 'fine'", "CPU");
+    killed(&f,
+           "local co = coroutine.wrap(function() while true do end end) "
+           "while true do pcall(co) end",
            "CPU");
-           killed(&f,
-                  "local co = coroutine.wrap(function() while true do end end) "
-                  "while true do pcall(co) end",
-                  "CPU");
-           killed(&f, "while true do pcall(coroutine.wrap(function() while true do end end)) end",
-                  "CPU");
-           killed(
-               &f,
-               "local t <close> = setmetatable({}, { __close = function() while true do end end }) "
-               "while true do end",
-               "CPU");
-           vm_free(f.vm);
+    killed(&f, "while true do pcall(coroutine.wrap(function() while true do end end)) end", "CPU");
+    killed(&f,
+           "local t <close> = setmetatable({}, { __close = function() while true do end end }) "
+           "while true do end",
+           "CPU");
+    vm_free(f.vm);
 }
 
 static void memory_has_an_end(void **state)
