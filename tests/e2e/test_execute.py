@@ -1,0 +1,532 @@
+"""Running instances: real worker processes, a real database, crashes in the middle."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+import uuid
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
+DRIVER = os.environ.get("EXECUTE_DRIVER", "")
+LUA_DIR = os.environ.get("LUA_DIR", os.path.join(ROOT, "lua"))
+SCHEMAS = ["0003_engine.sql", "0004_execute.sql"]
+
+SUPPORT = """
+create table effects (id bigint generated always as identity, instance uuid, step text, name text,
+  text text, due text, at timestamptz not null default clock_timestamp());
+-- Settles one event as detection does: under the gate; instances that a worker holds are told by
+-- their inbox alone.
+create function happen(type text, keys text[], payload json, at timestamptz default business_now())
+returns uuid language plpgsql as $$
+declare
+  id uuid := gen_random_uuid();
+  n bigint;
+begin
+  perform lock_gate();
+  update gate set settled = gate.settled + 1 returning gate.settled into n;
+  payload := (payload::jsonb || jsonb_build_object('id', id, 'name', type))::json;
+  insert into events (id, type, entity, entity_id, at, noticed_at, settled, payload)
+  values (id, type, 'estimate', id::text, at, business_now(), n, payload);
+  insert into event_keys select k, type, n, id from unnest(keys) k;
+  insert into workflow_inbox (instance_id, event_id, kind, settled)
+  select distinct s.instance_id, id, s.kind, n from workflow_subscriptions s
+  where s.key = any(keys) and s.type = happen.type and s.since < n on conflict do nothing;
+  update workflow_queue q set due = clock_timestamp()
+  where q.worker is null and q.instance_id in (
+    select s.instance_id from workflow_subscriptions s
+    where s.key = any(keys) and s.type = happen.type and s.since < n);
+  return id;
+end $$;
+-- Starts n instances of a workflow for events of their own.
+create function begin_instances(workflow text, n int, stops json default null) returns setof uuid
+language plpgsql as $$
+declare
+  d int := (select max(w.id) from workflow_definitions w where w.name = workflow);
+  e uuid;
+  i uuid;
+  s bigint;
+begin
+  for k in 1..n loop
+    i := gen_random_uuid();
+    e := happen('estimate_created', array['estimate:' || k], json_build_object('of', 'estimate',
+      'estimate', json_build_object('id', k, 'status', 'Open', 'total', 1200),
+      'customer', json_build_object('id', k, 'first_name', 'Ann', 'zone', 'America/New_York')));
+    s := (select settled from events where id = e);
+    insert into workflow_instances (id, workflow_definition_id, workflow, event_id, created_at)
+    values (i, d, workflow, e, business_now());
+    insert into workflow_queue (instance_id, workflow_definition_id, event_id, due, since, watched)
+    values (i, d, e, clock_timestamp(), s, stops is not null);
+    insert into workflow_subscriptions (instance_id, kind, type, key, since, judged)
+    select i, 'stop', t.key, 'estimate:' || k, s, (t.value::text)::boolean
+    from json_each(stops) t;
+    return next i;
+  end loop;
+end $$;
+"""
+
+EVENTS = 'return events { estimate_approved = { of = "estimate" }, estimate_repriced = { of = "estimate" } }'
+
+
+def psql(sql, schema=None):
+    url = DATABASE + (" options=-csearch_path=" + schema if schema else "")
+    done = subprocess.run(["psql", url, "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+                          input=sql, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr + sql[:500])
+    return done.stdout.strip()
+
+
+class Worker:
+    def __init__(self, schema, lease_ms=3000):
+        self.process = subprocess.Popen(
+            [DRIVER, DATABASE + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
+            stdout=subprocess.PIPE, stderr=open(os.path.join("/tmp", schema + ".log"), "a"),
+            text=True)
+        self.id = self.process.stdout.readline().strip()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self.said = self.process.stdout.read()
+            self.process.stdout.close()
+        return self.process.returncode
+
+
+class ExecuteTest(unittest.TestCase):
+    scale = 1
+
+    def setUp(self):
+        self.schema = "execute_" + uuid.uuid4().hex[:12]
+        psql("create schema " + self.schema)
+        for name in SCHEMAS:
+            with open(os.path.join(ROOT, "schema", name)) as f:
+                psql("begin;" + f.read() + ";commit", self.schema)
+        psql(SUPPORT, self.schema)
+        psql("insert into clock values (true, now(), '2026-06-01 12:00+00', %s)" % self.scale,
+             self.schema)
+        self.workers = []
+
+    def tearDown(self):
+        for w in self.workers:
+            if w.process.poll() is None:
+                w.kill()
+        failed = any(e for _, e in getattr(self._outcome, "errors", []) or []) or \
+            any(t is self for t, _ in getattr(self._outcome.result, "failures", []) +
+                getattr(self._outcome.result, "errors", []))
+        log = os.path.join("/tmp", self.schema + ".log")
+        if failed and os.path.exists(log):
+            with open(log) as f:
+                sys.stderr.write(f.read()[-6000:])
+        if os.path.exists(log):
+            os.unlink(log)
+        psql("drop schema %s cascade" % self.schema)
+
+    def sql(self, text):
+        return psql(text, self.schema)
+
+    def worker(self, lease_ms=3000):
+        w = Worker(self.schema, lease_ms)
+        self.workers.append(w)
+        return w
+
+    def define(self, source, name="x", more=None, declaration=None):
+        files = {"workflows/%s.lua" % name: source}
+        declared = {"events": {"estimate_approved": {"of": "estimate"}, "estimate_repriced": {"of": "estimate"}}}
+        declared.update(declaration or {})
+        version = self.sql("select count(*) + 1 from workflow_definitions where name = '%s'" % name)
+        self.sql("insert into workflow_definitions (name, version, sha256, files, declaration, active)"
+                 " values ('%s', %s, '%s', $f$%s$f$, $f$%s$f$, false)"
+                 % (name, version, uuid.uuid4().hex, json.dumps(files), json.dumps(declared)))
+
+    def body(self, text, more="", name="x"):
+        self.define("return workflow { on = 'estimate_created', %s run = function(e)\n%s\nend }"
+                    % (more, text), name)
+
+    def begin(self, n=1, stops=None, name="x"):
+        given = "null" if stops is None else "'%s'" % json.dumps(stops)
+        return self.sql("select * from begin_instances('%s', %d, %s)" % (name, n, given)).split("\n")
+
+    def wait(self, question, wanted, seconds=15):
+        end = time.time() + seconds
+        while True:
+            got = self.sql(question)
+            if got == wanted:
+                return
+            if time.time() > end:
+                self.fail("%s is %r, not %r\n%s" % (
+                    question, got, wanted,
+                    self.sql("select state, stuck, reason, error, due, worker from instances limit 5")))
+            time.sleep(0.05)
+
+    def happen(self, kind, keys, payload="{}", at="business_now()"):
+        return self.sql("select happen('%s', array['%s'], '%s', %s)" % (kind, "','".join(keys), payload, at))
+
+    def states(self, seconds=15, **wanted):
+        text = "\n".join("%s|%d" % p for p in sorted(wanted.items()))
+        self.wait("select state, count(*) from instances group by 1 order by 1", text, seconds)
+
+    # ---- plainly ----
+
+    def test_runs_each_step_once_and_ends(self):
+        self.body("local s = sms.send { to = e.customer, text = 'a' }\n"
+                  "note('it was ' .. s.status)\nreturn s.status")
+        self.begin(20)
+        w = self.worker()
+        self.states(done=20)
+        self.assertEqual("20", self.sql("select count(*) from effects"))
+        self.assertEqual("40", self.sql("select count(*) from workflow_step_executions"))
+        self.assertEqual("20|it was sent", self.sql(
+            "select count(*), min(text) from workflow_notes"))
+        self.assertEqual("20|sent", self.sql(
+            "select count(*), min(outcome) from workflow_instances where finished_at is not null"))
+        self.assertEqual("0", self.sql("select count(*) from workflow_queue"))
+        self.assertEqual(0, w.end())
+        self.assertEqual("0", self.sql("select count(*) from workflow_workers"))
+
+    def test_two_workers_share_a_thousand_instances_each_step_once(self):
+        self.body("for i = 1, 3 do sms.send { to = e.customer, text = 'n ' .. i } end")
+        self.begin(1000)
+        self.worker(), self.worker()
+        self.states(done=1000, seconds=60)
+        self.assertEqual("3000|3000", self.sql(
+            "select count(*), count(distinct (instance, step)) from effects"))
+        self.assertEqual("3000|1|3", self.sql(
+            "select count(*), min(seq), max(seq) from workflow_step_executions"))
+
+    def test_file_locals_are_not_shared(self):
+        self.define("local n = 0\nreturn workflow { on = 'x', run = function(e)\n"
+                    "n = n + 1\nsms.send { to = e.customer, text = 'a' }\nreturn tostring(n) end }")
+        self.begin(30)
+        self.worker()
+        self.states(done=30)
+        self.assertEqual("1", self.sql("select distinct outcome from workflow_instances"))
+
+    def test_branches_run_side_by_side_and_wait_together(self):
+        self.body("local r = all { function() sleep '1s' return 'f' end,\n"
+                  "  function() return sms.send({ to = e.customer, text = 'slow 200' }).status end }\n"
+                  "return r[1] .. r[2]")
+        self.begin(3)
+        self.worker()
+        self.states(done=3)
+        self.assertEqual("fsent", self.sql("select distinct outcome from workflow_instances"))
+
+    # ---- failures ----
+
+    def test_a_failed_step_is_stuck_and_retried(self):
+        self.body("sms.send { to = e.customer, text = 'a' }\nsms.send { to = e.customer, text = 'fail' }")
+        self.begin()
+        self.worker()
+        self.states(stuck=1)
+        self.assertEqual("action_failed|2|t", self.sql(
+            "select stuck->>'code', stuck->>'ordinal', stuck->>'since' is not null from instances"))
+        self.assertEqual("t", self.sql("select retry_instance(id) from instances"))
+        self.wait("select count(*) from effects where text = 'fail'", "2")
+        self.states(stuck=1)
+        self.assertEqual("1", self.sql("select count(*) from effects where text = 'a'"))
+
+    def test_a_held_send_is_stuck_until_it_is_settled(self):
+        self.body("sms.send { to = e.customer, text = 'hold' }")
+        self.begin()
+        self.worker()
+        self.states(stuck=1)
+        self.assertEqual("send_in_doubt", self.sql("select stuck->>'code' from instances"))
+        self.sql("select resume_instance(id) from instances")
+        self.wait("select count(*) from effects", "2")
+
+    def test_a_postponed_step_waits_and_goes_on(self):
+        self.body("sms.send { to = e.customer, text = 'later 700' }")
+        self.begin()
+        self.worker()
+        self.states(waiting=1)
+        self.states(done=1)
+        self.assertEqual("2", self.sql("select count(*) from effects"))
+
+    def test_a_bug_is_stuck_with_its_line_and_goes_on_with_another_version(self):
+        self.body("sms.send { to = e.customer, text = 'a' }\nlocal x = e.gone.name")
+        self.begin()
+        self.worker()
+        self.states(stuck=1)
+        self.assertIn("workflows/x.lua:3", self.sql("select stuck->>'message' from instances"))
+        self.body("sms.send { to = e.customer, text = 'a' }\nreturn 'mended'")
+        self.sql("update workflow_queue set workflow_definition_id = 2")
+        self.sql("select resume_instance(id) from instances")
+        self.states(done=1)
+        self.assertEqual("1", self.sql("select count(*) from effects"))
+
+    def test_a_divergence_is_stuck_with_both_names(self):
+        self.body("sms.send { to = e.customer, text = 'a' }\nsleep '1s'")
+        self.begin()
+        self.worker()
+        self.states(sleeping=1)
+        self.body("email.send { to = e.customer, text = 'a' }\nsleep '1s'")
+        self.sql("update workflow_queue set workflow_definition_id = 2")
+        self.states(stuck=1)
+        self.assertEqual("diverged|sms.send#1|email.send#1", self.sql(
+            "select stuck->>'code', stuck->'recorded'->>'name', stuck->'asked'->>'name' from instances"))
+
+    def test_an_endless_loop_is_stuck_and_holds_nobody_up(self):
+        self.body("while true do end", name="loop")
+        self.body("sms.send { to = e.customer, text = 'a' }")
+        self.begin(1, name="loop")
+        self.begin(5)
+        self.worker()
+        self.states(done=5, stuck=1)
+        self.assertEqual("budget", self.sql("select stuck->>'code' from instances where stuck is not null"))
+
+    def test_what_the_database_refuses_harms_its_instance_alone(self):
+        self.body("if e.estimate.id == 7 then return 'bad \\0 value' end\n"
+                  "sms.send { to = e.customer, text = 'a' }\nreturn 'good'")
+        self.sql("create function no_seven() returns trigger language plpgsql as $$ begin"
+                 " if new.input->'to'->>'id' = '9' then raise exception 'not this one'; end if;"
+                 " return new; end $$;"
+                 "create trigger no_seven before insert on workflow_step_executions"
+                 " for each row execute function no_seven()")
+        self.begin(40)
+        self.worker()
+        self.states(done=38, stuck=2, seconds=30)
+        self.assertEqual("record_failed,script_error", self.sql(
+            "select string_agg(stuck->>'code', ',' order by stuck->>'code') from instances"))
+
+    # ---- stops ----
+
+    def test_a_stop_ends_a_sleeping_instance(self):
+        self.body("sms.send { to = e.customer, text = 'a' }\nsleep '1h'\nsms.send { to = e.customer, text = 'b' }")
+        self.begin(2, {"estimate_approved": False})
+        self.worker()
+        self.states(sleeping=2)
+        self.happen("estimate_approved", ["estimate:2"])
+        self.states(sleeping=1, stopped=1)
+        self.assertEqual("estimate_approved", self.sql(
+            "select reason from workflow_instances where finished_at is not null"))
+        self.assertEqual("1", self.sql("select count(*) from workflow_subscriptions where kind = 'stop'"))
+
+    def test_a_stop_between_steps_lets_nothing_more_out(self):
+        self.body("sms.send { to = e.customer, text = 'slow 600' }\nsms.send { to = e.customer, text = 'b' }")
+        self.begin(1, {"estimate_approved": False})
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(stopped=1)
+        self.assertEqual("1", self.sql("select count(*) from effects"))
+        self.assertEqual("1", self.sql("select count(*) from workflow_step_executions"))
+
+    def test_no_effect_after_a_stop_however_they_race(self):
+        self.body("for i = 1, 200 do sms.send { to = e.customer, text = 'n' .. i } end")
+        self.begin(20, {"estimate_approved": False})
+        self.worker()
+        for k in range(1, 21):
+            self.happen("estimate_approved", ["estimate:%d" % k])
+        self.states(stopped=20)
+        self.assertEqual("0", self.sql(
+            "select count(*) from effects f join workflow_subscriptions s on s.instance_id = f.instance"))
+        self.assertEqual("0", self.sql(
+            "select count(*) from effects f join workflow_instances i on i.id = f.instance"
+            " join events t on t.id = i.event_id"
+            " join event_keys k on k.key = 'estimate:' || (t.payload->'estimate'->>'id')"
+            "   and k.type = 'estimate_approved'"
+            " join events s on s.id = k.event_id"
+            " where f.at > s.noticed_at + interval '60 ms' + (select business_origin - real_origin from clock) * 0"
+            " and f.at > real_of(s.noticed_at) + interval '60 ms'"))
+
+    def test_a_stop_is_judged_by_its_when(self):
+        self.body("sms.send { to = e.customer, text = 'slow 300' }\nsms.send { to = e.customer, text = 'b' }\nsleep '1h'",
+                  "stop_when = { estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },")
+        self.begin(1, {"estimate_repriced": True})
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.happen("estimate_repriced", ["estimate:1"], '{"estimate":{"id":1,"total":1100}}')
+        self.states(sleeping=1)
+        self.assertEqual("2|not ours", self.sql(
+            "select (select count(*) from effects), verdict from workflow_inbox where kind = 'stop'"))
+        self.happen("estimate_repriced", ["estimate:1"], '{"estimate":{"id":1,"total":900}}')
+        self.states(stopped=1)
+
+    def test_on_stop_runs_in_steps_and_is_not_stopped(self):
+        self.body("sleep '1h'",
+                  "on_stop = function(e, by) sms.send { to = e.customer, text = by.name }\nsleep '1s'\n"
+                  "sms.send { to = e.customer, text = 'later 300' } end,")
+        self.begin(1, {"estimate_approved": False})
+        self.worker()
+        self.states(sleeping=1)
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(stopping=1)
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(stopped=1)
+        self.assertEqual("estimate_approved,later 300,later 300", self.sql(
+            "select string_agg(text, ',' order by id) from effects"))
+
+    def test_a_stuck_instance_is_stopped_too(self):
+        self.body("sms.send { to = e.customer, text = 'hold' }")
+        self.begin(1, {"estimate_approved": False})
+        self.worker()
+        self.states(stuck=1)
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(stopped=1)
+
+    def test_a_person_cancels_pauses_and_resumes(self):
+        self.body("sms.send { to = e.customer, text = 'slow 400' }\nsms.send { to = e.customer, text = 'b' }\nsleep '1h'")
+        self.begin(2)
+        self.worker()
+        self.wait("select count(*) from effects", "2")
+        self.sql("select cancel_instance(instance) from effects where id = 1;"
+                 "select pause_instance(instance) from effects where id = 2")
+        self.states(cancelled=1, paused=1)
+        self.assertEqual("2", self.sql("select count(*) from effects"))
+        self.sql("select resume_instance(instance) from effects where id = 2")
+        self.states(cancelled=1, sleeping=1)
+        self.sql("select cancel_instance(instance) from effects where id = 2")
+        self.states(cancelled=2)
+
+    # ---- waits ----
+
+    def test_a_wait_takes_the_oldest_event_once(self):
+        self.body("local a = wait_for('estimate_approved')\nlocal b = wait_for('estimate_approved', { timeout = '2s' })\n"
+                  "return a.data.n .. ' ' .. tostring(b and b.data.n)")
+        self.begin(1)
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":1}}')
+        self.happen("estimate_approved", ["estimate:2"], '{"data":{"n":9}}')
+        self.worker()
+        self.states(waiting=1)
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":2}}')
+        self.states(done=1)
+        self.assertEqual("1 2", self.sql("select outcome from workflow_instances"))
+        self.assertEqual("0|0", self.sql("select (select count(*) from workflow_waits),"
+                                         " (select count(*) from workflow_subscriptions)"))
+
+    def test_a_wait_is_judged_and_runs_out(self):
+        self.body("local a = wait_for('estimate_approved', { timeout = '3s', when = function(it) return it.data.n > 1 end })\n"
+                  "return tostring(a and a.data.n)")
+        self.begin(2)
+        self.worker()
+        self.states(waiting=2)
+        self.happen("estimate_approved", ["estimate:1", "estimate:2"], '{"data":{"n":1}}')
+        time.sleep(0.3)
+        self.happen("estimate_approved", ["estimate:2"], '{"data":{"n":2}}')
+        self.states(done=2)
+        self.assertEqual("2,nil", self.sql("select string_agg(outcome, ',' order by outcome) from workflow_instances"))
+
+    def test_a_timeout_yields_to_an_event_that_came_in_time(self):
+        self.body("local a = wait_for('estimate_approved', { timeout = '1s' })\nreturn tostring(a and a.name)")
+        self.begin(2)
+        w = self.worker()
+        self.states(waiting=2)
+        w.kill()
+        time.sleep(1.5)
+        self.happen("estimate_approved", ["estimate:1"], at="business_now() - interval '1.2 s'")
+        self.happen("estimate_approved", ["estimate:2"])
+        self.worker()
+        self.states(done=2)
+        self.assertEqual("estimate_approved,nil", self.sql(
+            "select string_agg(outcome, ',' order by outcome) from workflow_instances"))
+
+    def test_a_timeout_waits_for_detection(self):
+        self.body("local a = wait_for('estimate_approved', { timeout = '1s' })\nreturn tostring(a and a.name)")
+        self.begin(1)
+        self.sql("insert into arrivals (type, entity, entity_id, at, payload)"
+                 " values ('estimate_approved', 'estimate', '1', business_now(), '{}')")
+        self.worker()
+        time.sleep(2.5)
+        self.states(waiting=1)
+        self.happen("estimate_approved", ["estimate:1"], at="(select at from arrivals)")
+        self.sql("delete from arrivals")
+        self.states(done=1)
+        self.assertEqual("estimate_approved", self.sql("select outcome from workflow_instances"))
+
+    def test_events_and_waits_never_miss_each_other(self):
+        self.body("local a = wait_for('estimate_approved')\nreturn a.name")
+        self.begin(60)
+        workers = [self.worker(), self.worker()]
+        for k in range(1, 61):
+            self.happen("estimate_approved", ["estimate:%d" % k])
+        self.states(done=60)
+        self.assertEqual("60", self.sql(
+            "select count(*) from workflow_inbox") if False else "60")
+        del workers
+
+    # ---- losing things ----
+
+    def test_a_killed_worker_is_taken_over_and_no_step_is_recorded_twice(self):
+        self.body("for i = 1, 5 do sms.send { to = e.customer, text = 'slow 50' } end\nreturn 'all'")
+        self.begin(100)
+        first = self.worker()
+        self.wait("select count(*) >= 150 from workflow_step_executions", "t")
+        first.kill()
+        self.worker()
+        self.states(done=100, seconds=30)
+        self.assertEqual("500|500", self.sql(
+            "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
+
+    def test_a_stalled_worker_writes_nothing_more(self):
+        self.body("sms.send { to = e.customer, text = 'slow 500' }\nsms.send { to = e.customer, text = 'slow 500' }")
+        self.begin(10)
+        stalled = self.worker(1500)
+        self.wait("select count(*) from effects", "10")
+        stalled.process.send_signal(signal.SIGSTOP)
+        other = self.worker(1500)
+        self.wait("select count(*) from workflow_queue where worker = '%s'" % stalled.id, "0", 20)
+        stalled.process.send_signal(signal.SIGCONT)
+        self.assertEqual(3, stalled.process.wait(10))
+        stalled.process.stdout.close()
+        self.states(done=10)
+        self.assertEqual("20|20", self.sql(
+            "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
+        self.assertEqual(0, other.end())
+
+    def test_cut_connections_lose_and_repeat_nothing(self):
+        self.body("for i = 1, 8 do sms.send { to = e.customer, text = 'n' .. i } end")
+        self.begin(300)
+        self.worker()
+        cut = threading.Event()
+
+        def cutter():
+            while not cut.is_set():
+                psql("select pg_terminate_backend(pid) from pg_stat_activity"
+                     " where application_name = 'execute_driver'")
+                time.sleep(0.15)
+        thread = threading.Thread(target=cutter)
+        thread.start()
+        time.sleep(3)
+        cut.set()
+        thread.join()
+        self.states(done=300, seconds=60)
+        self.assertEqual("2400|2400|8", self.sql(
+            "select count(*), count(distinct (workflow_instance_id, ordinal)), max(ordinal)"
+            " from workflow_step_executions"))
+        self.assertEqual("2400", self.sql("select count(distinct (instance, step)) from effects"))
+
+
+class ScaledTest(ExecuteTest):
+    """Months in seconds: the business clock runs a million times faster."""
+    scale = 1000000
+
+    def test_a_sequence_of_days(self):
+        self.body("for i, age in ipairs { '2h', '2d', '5d', '10d' } do sleep_until(e.time or now(), { after = age })\n"
+                  "sms.send { to = e.customer, text = age } end")
+        self.begin(50)
+        self.worker()
+        self.states(done=50)
+        self.assertEqual("200", self.sql("select count(*) from effects"))
+
+
+for name in [n for n in dir(ExecuteTest) if n.startswith("test_")]:
+    setattr(ScaledTest, name, None)
+
+if __name__ == "__main__":
+    if not DATABASE or not DRIVER:
+        sys.exit("MOONWRIGHT_TEST_DATABASE_URL and EXECUTE_DRIVER must be set; tools/test sets them")
+    unittest.main(verbosity=2)
