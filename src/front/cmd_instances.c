@@ -54,8 +54,9 @@ static bool show(struct session *session, const char *id, struct err *err)
     static const char *const line[] = {"WHEN (UTC)", "WHAT", ""};
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit, facts, 1, id);
-    if (!session_print(session, unit, fact, 2, "there is no such instance", err))
-        return false;
+    if (!session_print(session, unit, fact, 2, NULL, err))
+        return err->code != ERR_INPUT ? false
+                                      : err_set(err, ERR_INPUT, "there is no instance '%s'", id);
     printf("\n");
     unit = db_unit_new();
     db_unit_addv(unit, timeline, 1, id);

@@ -3,9 +3,15 @@
 #include "front/supervisor.h"
 
 #include "base/log.h"
+#include "base/mem.h"
 
+#include <errno.h>
+#include <netdb.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 static bool add_role(unsigned *roles, const char *name, size_t len)
 {
@@ -37,6 +43,30 @@ static bool read_roles(const char *list, unsigned *roles)
     }
 }
 
+/* Asked before anything is made or started: the web role would only find out at the end. */
+static bool port_is_free(const char *address, struct err *err)
+{
+    char host[256];
+    int port, on = 1;
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    must(setting_address(address, host, &port));
+    char *service = xprintf("%d", port);
+    bool taken = false;
+    if (port != 0 && getaddrinfo(host, service, &hints, &found) == 0) {
+        int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        taken = fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) != 0 && errno == EADDRINUSE;
+        if (fd >= 0)
+            close(fd);
+        freeaddrinfo(found);
+    }
+    free(service);
+    return !taken || err_set(err, ERR_CONFIG,
+                             "MOONWRIGHT_HTTP is %s: port %d of %s is in use by another program",
+                             address, port, host);
+}
+
 int cmd_run(struct front *front, int argc, char **argv)
 {
     unsigned roles = 0;
@@ -54,6 +84,15 @@ int cmd_run(struct front *front, int argc, char **argv)
             return front_usage("run", "it takes --role and --workers");
         }
     }
+    if (roles == 0)
+        roles = ROLE_ALL;
+    if ((roles & ROLE_WEB) && !port_is_free(setting(front->settings, "MOONWRIGHT_HTTP"), &err))
+        return front_fail(&err);
+    /* Until the supervisor waits for signals, a request to reload must not end us. */
+    sigset_t hangup;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    sigprocmask(SIG_BLOCK, &hangup, NULL);
     struct postgres *postgres = NULL;
     int code = EXIT_OK;
     if (setting(front->settings, "DATABASE_URL")[0] == '\0') {
@@ -66,7 +105,7 @@ int cmd_run(struct front *front, int argc, char **argv)
         }
     }
     if (code == EXIT_OK)
-        code = supervise(front, postgres, roles != 0 ? roles : ROLE_ALL, workers);
+        code = supervise(front, postgres, roles, workers);
     if (postgres != NULL)
         postgres_stop(postgres, true);
     postgres_free(postgres);

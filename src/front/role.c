@@ -13,6 +13,7 @@
 #include "engine/hooks.h"
 #include "engine/monitor.h"
 #include "engine/sync.h"
+#include "front/role_workflow.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +37,7 @@ struct role {
     struct hooks *hooks;
     struct monitor *monitor;
     struct sync *sync;
+    struct workflow_role *workflow;
     bool draining, closing;
     int64_t closing_since;
     int code;
@@ -69,12 +71,36 @@ static void drain(void *ctx)
     if (r->draining)
         return;
     r->draining = true;
-    loop_timer_set(r->end, 0);
+    if (r->workflow == NULL) {
+        loop_timer_set(r->end, 0);
+        return;
+    }
+    loop_timer_set(r->end, setting_int(r->engine.settings, "DRAIN_MS"));
+    workflow_role_drain(r->workflow, end, r);
 }
 
 static void reload(void *ctx)
 {
+    struct role *r = ctx;
+    if (r->workflow != NULL)
+        workflow_role_reload(r->workflow);
+}
+
+/* Another worker may hold our instances already: nothing may be written any more, so nothing is
+ * closed either. The supervisor starts a new life. */
+static void lost(void *ctx)
+{
     (void)ctx;
+    log_error("role", "the lease is lost: this worker ends", NULL);
+    _exit(EXIT_AGAIN);
+}
+
+static void refused(void *ctx, const struct err *err)
+{
+    struct role *r = ctx;
+    front_fail(err);
+    r->code = EXIT_CONFIG;
+    loop_stop(r->engine.loop);
 }
 
 static void answer_health(void *ctx, struct http_request *request)
@@ -142,11 +168,13 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
     r->engine.fetcher = fetcher_new(r->engine.loop, err);
     if (r->engine.fetcher == NULL)
         return false;
-    if (strcmp(role, "monitor") == 0)
+    if (workflow)
+        r->workflow = workflow_role_start(&r->engine, refused, lost, r);
+    else if (strcmp(role, "monitor") == 0)
         r->monitor = monitor_start(&r->engine);
     else if (strcmp(role, "web") == 0)
         return open_web(r, err);
-    else if (!workflow)
+    else
         return open_sync(r, err);
     return true;
 }
@@ -155,6 +183,8 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
  * cursors, the release of what was held. */
 static void close_role(struct role *r)
 {
+    if (r->workflow != NULL)
+        workflow_role_stop(r->workflow);
     if (r->sync != NULL)
         sync_stop(r->sync);
     if (r->http != NULL)

@@ -93,6 +93,7 @@ struct printing {
     const char *const *titles;
     int columns;
     const char *when_empty;
+    bool empty;
 };
 
 /* Characters, not bytes, of UTF-8. */
@@ -114,10 +115,12 @@ static void print_cell(const char *text, int room, bool last)
 
 static void print_rows(void *ctx, const struct db_reply *reply)
 {
-    const struct printing *printing = ctx;
+    struct printing *printing = ctx;
     int rows = db_rows(reply, 0), columns = printing->columns;
+    printing->empty = rows == 0;
     if (rows == 0) {
-        printf("%s\n", printing->when_empty);
+        if (printing->when_empty != NULL)
+            printf("%s\n", printing->when_empty);
         return;
     }
     int *room = xcalloc((size_t)columns, sizeof(*room));
@@ -141,6 +144,8 @@ static void print_rows(void *ctx, const struct db_reply *reply)
 bool session_print(struct session *session, struct db_unit *unit, const char *const *titles,
                    int columns, const char *when_empty, struct err *err)
 {
-    struct printing printing = {titles, columns, when_empty};
-    return session_run(session, unit, print_rows, &printing, err);
+    struct printing printing = {titles, columns, when_empty, false};
+    if (!session_run(session, unit, print_rows, &printing, err))
+        return false;
+    return !printing.empty || when_empty != NULL || err_set(err, ERR_INPUT, "there is none");
 }

@@ -1,0 +1,129 @@
+/* role_workflow.c - wires the stages that hold instances.
+ *
+ *     versions --detect VM--> detect --poke--> execute --actions--> vendors
+ *
+ * All of them write under the lease. Its loss is reported by whoever notices first. */
+#include "front/role_workflow.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/action.h"
+#include "engine/detect.h"
+#include "engine/execute.h"
+#include "engine/settings.h"
+#include "engine/versions.h"
+#include "engine/worker.h"
+
+#include <stdlib.h>
+
+struct workflow_role {
+    struct engine *engine;
+    struct actions *actions;
+    struct execute *execute;
+    struct detect *detect;
+    struct versions *versions;
+    refused_fn *refused;
+    loop_fn *lost;
+    void *ctx;
+    bool draining;
+};
+
+static void on_lost(void *ctx)
+{
+    struct workflow_role *role = ctx;
+    role->lost(role->ctx);
+}
+
+/* Something was settled or released: it may be due at once. */
+static void poke(void *ctx)
+{
+    struct workflow_role *role = ctx;
+    if (role->execute != NULL)
+        execute_poke(role->execute);
+}
+
+static void use_versions(void *ctx, struct vm *vm)
+{
+    struct workflow_role *role = ctx;
+    if (role->detect != NULL)
+        detect_use(role->detect, vm);
+    else
+        vm_free(vm);
+}
+
+static void reload_actions(void *ctx)
+{
+    struct workflow_role *role = ctx;
+    struct err err;
+    if (!actions_reload(role->actions, &err))
+        log_error("role", "mappings, actions and templates stay as they were", "error", err.message,
+                  NULL);
+}
+
+/* The lease is there: from here on instances may be held. */
+static void on_ready(void *ctx)
+{
+    struct workflow_role *role = ctx;
+    const struct versions_events events = {use_versions, reload_actions, role};
+    struct err err;
+    if (role->actions != NULL || role->draining)
+        return;
+    role->actions = actions_start(role->engine, &err);
+    if (role->actions == NULL) {
+        role->refused(role->ctx, &err);
+        return;
+    }
+    role->execute = execute_start(role->engine, role->actions, on_lost, role);
+    role->detect = detect_start(role->engine, on_lost, poke, role);
+    worker_on_takeover(role->engine->worker, poke, role);
+    role->versions = versions_start(role->engine, &events, &err);
+    if (role->versions == NULL)
+        role->refused(role->ctx, &err);
+}
+
+struct workflow_role *workflow_role_start(struct engine *engine, refused_fn *refused, loop_fn *lost,
+                                          void *ctx)
+{
+    struct workflow_role *role = xcalloc(1, sizeof(*role));
+    int lease = (int)setting_int(engine->settings, "WORKER_LEASE_MS");
+    role->engine = engine;
+    role->refused = refused;
+    role->lost = lost;
+    role->ctx = ctx;
+    engine->worker = worker_start_for(engine->loop, engine->db, "workflow", lease, on_ready,
+                                      on_lost, role);
+    return role;
+}
+
+void workflow_role_drain(struct workflow_role *role, loop_fn *idle, void *ctx)
+{
+    role->draining = true;
+    if (role->detect != NULL)
+        detect_stop(role->detect);
+    role->detect = NULL;
+    if (role->execute != NULL)
+        execute_drain(role->execute, idle, ctx);
+    else
+        loop_defer(role->engine->loop, idle, ctx);
+}
+
+void workflow_role_reload(struct workflow_role *role)
+{
+    if (role->versions != NULL)
+        versions_reload(role->versions);
+}
+
+void workflow_role_stop(struct workflow_role *role)
+{
+    if (role->versions != NULL)
+        versions_stop(role->versions);
+    if (role->detect != NULL)
+        detect_stop(role->detect);
+    if (role->execute != NULL)
+        execute_stop(role->execute);
+    if (role->actions != NULL)
+        actions_stop(role->actions);
+    worker_stop(role->engine->worker);
+    role->engine->worker = NULL;
+    free(role);
+}
