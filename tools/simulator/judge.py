@@ -239,7 +239,7 @@ class Judge:
         """Whether the job was noticed clearly after its estimate was known to be sold."""
         sold = self.record.becomes("estimates", job["estimate"],
                                    lambda r: r["status"]["name"] == "Sold")
-        served = sold and self.record.served_at("estimates", job["estimate"], sold.number)
+        served = sold and self.record.taken_at("estimates", job["estimate"], sold.number)
         return served is not None and served + self.owed.slack < job["known"][0]
 
 

@@ -40,7 +40,7 @@ def allowed(at, zone, state, marketing):
 
 def next_allowed(at, zone, state, marketing):
     """The same moment, or the next one at which a text may go out."""
-    if allowed(at, zone, state, marketing):
+    if at == FOREVER or allowed(at, zone, state, marketing):
         return at
     local = datetime.fromtimestamp(at, ZoneInfo(zone))
     first = 9 if marketing else 7
@@ -97,21 +97,22 @@ class Owed:
         return True if at > since + self.margin else None
 
     def noticed(self, entity, key, version, what):
-        """Earliest and latest business time at which the product knows of a version; the latest is
-        None when it need not know by the end. Notes what it never asked for."""
+        """Earliest and latest business time at which the product knows of a version; None when it
+        cannot know. Notes what it never asked for."""
         served = self.record.served_at(entity, key, version.number)
+        taken = self.record.taken_at(entity, key, version.number)
+        if taken is None and max(version.place[0], version.at) < self.record.end - 2 * self.slack:
+            self.unfetched.append("%s %d (%s) was never fetched" % (entity[:-1], key, what))
         if served is None:
-            if max(version.place[0], version.at) < self.record.end - 2 * self.slack:
-                self.unfetched.append("%s %d (%s) was never fetched" % (entity[:-1], key, what))
             return None
-        return served, served + self.notice
+        return served, FOREVER if taken is None else taken + self.notice
 
     def stop(self, entity, key, version):
         """(not owed from, wrong from) for a fact that ends a sequence."""
         if version is None:
             return FOREVER, FOREVER
-        served = self.record.served_at(entity, key, version.number)
-        return version.at, FOREVER if served is None else served + self.stop_slack
+        taken = self.record.taken_at(entity, key, version.number)
+        return version.at, FOREVER if taken is None else taken + self.stop_slack
 
     # who may be written to
 
@@ -193,7 +194,7 @@ class Owed:
         """Whether a fact must have had its effect by the end: True, None (perhaps), False (no)."""
         if version is None:
             return False
-        served = self.record.served_at(entity, key, version.number)
+        served = self.record.taken_at(entity, key, version.number)
         if served is None:
             return None
         return True if served + 2 * self.slack < self.record.end else None

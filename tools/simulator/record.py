@@ -1,19 +1,23 @@
 """What the books of a run say, beside the world of that run worked out again from its seed."""
+import bisect
+
 from books import read
 from clock import Clock, parse_time
 from ghl import e164
-from world import World
+from world import World, untoken
 
 DAY = 86400.0
 
 
 class Record:
     """times: b is business, r is real seconds. `served` has, for each row, when which version was
-    first shown to a reader; `messages` also has attempts that Twilio refused."""
+    first shown to a reader; `asked` has, for each entity, when a reader of its export first went on
+    from which place: what lies before it was taken. `messages` also has attempts that Twilio
+    refused."""
 
     def __init__(self, path):
         self.clock = self.world = None
-        self.served, self.first_page, self.lines = {}, {}, 0
+        self.served, self.asked, self.first_page, self.lines = {}, {}, {}, 0
         self.messages, self.mails = [], []
         self.contact_lines, self.opportunity_lines = [], []
         self.opted_out, self.failed, self.patched = {}, {}, set()
@@ -41,6 +45,12 @@ class Record:
                                    line["rate"])
         elif kind == "page":
             self.first_page.setdefault(line["entity"], b)
+            place = untoken(line.get("start", ""))
+            if place:
+                places, times = self.asked.setdefault(line["entity"], ([], []))
+                if not places or place > places[-1]:
+                    places.append(place)
+                    times.append(b)
             for key, number in line["rows"]:
                 seen = self.served.setdefault((line["entity"], key), [])
                 if not seen or seen[-1][0] < number:
@@ -92,6 +102,15 @@ class Record:
                 return b
         return None
 
+    def taken_at(self, entity, key, number=1):
+        """From when the reader surely had a version of at least this number; None if never."""
+        served = self.served_at(entity, key, number)
+        if served is None or entity not in self.asked:
+            return served
+        places, times = self.asked[entity]
+        index = bisect.bisect_left(places, self.world.versions(entity, key)[number - 1].place)
+        return max(served, times[index]) if index < len(times) else None
+
     def first_served(self, entity, key):
         """The version that a reader saw first."""
         seen = self.served.get((entity, key))
@@ -132,6 +151,6 @@ class Record:
             wish = first["preferences"]
             person["consent"] = wish["marketingUpdatesEnabled"] if wish else None
             if len(versions) > 1 and person["consent"]:
-                ends = (versions[1].at, self.served_at("contacts", key, 2))
+                ends = (versions[1].at, self.taken_at("contacts", key, 2))
                 person["consent_ends"] = person["consent_ends"] or ends
         return people

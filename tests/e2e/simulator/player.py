@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from clock import Clock, iso3, parse_time
 from ghl import e164
-from world import World
+from world import World, token
 
 HOUR, DAY = 3600.0, 86400.0
 TEMPLATES = {
@@ -38,7 +38,7 @@ class Player:
         self.clock = Clock("2026-06-01T12:00:00Z@2026-11-23T06:00:00Z*%r" % scale)
         self.world = World(seed, self.clock.business_origin, customers, rate)
         self.rng = random.Random("player %s" % seed)
-        self.lines, self.places, self.rows, self.timers = [], {}, {}, []
+        self.lines, self.places, self.told, self.rows, self.timers = [], {}, {}, {}, []
         self.live, self.stopped, self.blocked, self.days = {}, set(), set(), {}
         self.sent = self.made = self.order = 0
         self.contacts, self.opportunities = {}, {}
@@ -61,11 +61,12 @@ class Player:
         self.people = {p["id"]: p for p in self.world.life.profiles}
         changes = []
         for entity in self.world.feeds:
-            found, self.places[entity], _ = self.world.feeds[entity].page(
-                self.places.get(entity, (0, 0)), 10 ** 9)
+            before = self.places.get(entity, (0, 0))
+            found, self.places[entity], _ = self.world.feeds[entity].page(before, 10 ** 9)
             self.live.setdefault(entity, self.now)
-            if found or self.places[entity] == (0, 0):
-                self.write("page", feed=entity, entity=entity,
+            if found or before != self.told.get(entity):
+                self.told[entity] = before
+                self.write("page", feed=entity, entity=entity, start=token(before),
                            rows=[[v.id, v.number] for v in found])
             for version in found:
                 old = self.rows.get((entity, version.id))
