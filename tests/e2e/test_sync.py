@@ -243,32 +243,44 @@ class SyncTest(unittest.TestCase):
         self.assertEqual(["estimate 1 ->Sold"], self.changes())
         self.assertEqual("0", self.sql("select count(*) from st_rejects"))
 
-    def test_concurrent_writers_make_one_edge(self):
-        self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
-        self.sql("truncate changes")
-        self.st.add("estimates", estimate(1, "Sold", T2))
+    def sync_behind_a_writer(self, update):
+        """The sync reads the row, then waits for a writer who commits this update."""
         hold = subprocess.Popen(["psql", "-X", "-q", DATABASE], env=self.env, text=True,
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        hold.stdin.write("begin; update st_estimates set status = 'Sold', modified_on = '%s',"
-                         " sold_on = '%s' where id = 1;\n select 'held';\n" % (T2, T2))
+        hold.stdin.write("begin; %s;\nselect 'held';\n" % update)
         hold.stdin.flush()
         while "held" not in hold.stdout.readline():
             pass
-        result = []
-        thread = threading.Thread(target=lambda: result.append(self.sync("estimates")))
+        thread = threading.Thread(target=self.sync, args=("estimates",))
         thread.start()
         deadline = time.time() + 20
-        while time.time() < deadline and self.sql(
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-                " and application_name = 'sync driver'") == "0":
+        while self.sql("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+                       " and application_name = 'sync driver'") == "0":
+            self.assertLess(time.time(), deadline, "the sync does not wait for the writer")
             time.sleep(0.05)
         hold.stdin.write("commit;\n")
         hold.stdin.close()
         hold.wait()
+        hold.stdout.close()
         thread.join()
+
+    def test_concurrent_writers_make_one_edge(self):
+        self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
+        self.sql("truncate changes")
+        self.st.add("estimates", estimate(1, "Sold", T2))
+        self.sync_behind_a_writer("update st_estimates set status = 'Sold', sold_on = '%s',"
+                                  " modified_on = '%s' where id = 1" % (T2, T2))
         edges = [c for c in self.changes() if c == "estimate 1 Open>Sold"]
         self.assertEqual(1, len(edges), self.changes())
-        hold.stdout.close()
+
+    def test_an_older_version_that_waited_for_a_newer_one_does_not_replace_it(self):
+        self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
+        self.sql("truncate changes")
+        self.st.add("estimates", estimate(1, "Dismissed", T1))
+        self.sync_behind_a_writer("update st_estimates set status = 'Sold', sold_on = '%s',"
+                                  " modified_on = '%s' where id = 1" % (T2, T2))
+        self.assertEqual(["estimate 1 Open>Sold"], self.changes())
+        self.assertEqual("Sold", self.sql("select status from st_estimates"))
 
     def test_deactivated_and_merged_rows_are_followed(self):
         self.st.add("customers", customer(1), customer(2), customer(3))

@@ -100,7 +100,7 @@ class FakeServiceTitan:
             return 400, {"Content-Type": "application/json"}, '{"error":"invalid_client"}'
         self.tokens += 1
         token = "token-%d" % self.tokens
-        self.valid = {token}
+        self.valid.add(token)
         return 200, {}, json.dumps({"access_token": token, "expires_in": 900,
                                     "token_type": "Bearer"})
 
