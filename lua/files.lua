@@ -11,10 +11,10 @@ local workflow = require "workflow"
 local M = {}
 
 local EVENTS, COMPANY = "workflows/events.lua", "workflows/company.lua"
-local NAMESPACES = { "sms", "email", "ghl", "staff", "servicetitan", "agent", "db" }
+local NAMESPACES = { "sms", "email", "ghl", "staff", "servicetitan", "agent", "db", "http" }
 local EFFECTS = { "sleep", "sleep_until", "wait_for", "approve", "start", "call", "audience",
   "start_each", "children", "variant", "fresh", "all", "step", "compensate", "stop", "fail", "note",
-  "emit", "random" }
+  "emit", "random", "setting" }
 
 -- What is being evaluated: "when", "key", a rule's field; nil while a file is loaded. The zone that
 -- moment() and date() use.
@@ -63,8 +63,7 @@ local function words(actions, declare)
   end
   for _, kind in ipairs { "workflow", "events", "company", "mapping", "actions" } do
     api[kind] = function(declared)
-      local place = host.where()
-      return declare(kind, declared, place and math.tointeger(tonumber(place:match ":(%d+)$")))
+      return declare(kind, declared)
     end
   end
   function api.now()
@@ -85,17 +84,6 @@ local function words(actions, declare)
     return cents / 100
   end
   return api
-end
-
-local function action_files(sources)
-  local names = {}
-  for path in pairs(sources) do
-    local name = path:match "^workflows/actions/([%w_]+)%.lua$"
-    if name then
-      names[name] = true
-    end
-  end
-  return names
 end
 
 local run_file
@@ -139,13 +127,14 @@ local function declaration(kind, path, sources, actions)
   local given, at
   local used = { [path] = sources[path] }
   local loading = { active = true }
-  loading.api = words(actions, function(said, declared, line)
+  loading.api = words(actions, function(said, declared)
     if said ~= kind then
       error("this file declares " .. kind .. " { … }, not " .. said, 3)
     elseif type(declared) ~= "table" then
       error(kind .. " takes one table: " .. kind .. " { … }", 3)
     end
-    given, at = declared, { path = path, source = sources[path], from = line or 1 }
+    given, at = declared, { path = path, source = sources[path],
+      from = refusal.line_of(sources[path], kind) }
     return declared
   end)
   loading.require = requirer(loading, sources, used)
@@ -185,14 +174,45 @@ local function best(name, kind, path, set, check)
   end
 end
 
+-- The actions of the company: {financing = {"apply"}}.
+local function check_actions(given, at)
+  local names = {}
+  for name, action in pairs(given) do
+    if type(action) ~= "table" or type(action.run) ~= "function" then
+      refusal.raise(at, tostring(name), tostring(name) .. " must be a table with run = function(a, key)")
+    end
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  return names
+end
+
+local function load_actions(set)
+  for path in pairs(set.sources) do
+    local name = path:match "^workflows/actions/([%w_]+)%.lua$"
+    if name then
+      local ok, given, at = pcall(declaration, "actions", path, set.sources, {})
+      local fine, names = ok, given
+      if ok then
+        fine, names = pcall(check_actions, given, at)
+      end
+      set.actions[name] = fine and names or {}
+      if not fine then
+        set.refused[#set.refused + 1] = refusal.of(path, names)
+      end
+    end
+  end
+end
+
 --- Loads a set of files.
 ---@param sources table path -> source, as they are on disk
 ---@param active table name -> {id, sha256, files}: what is in force
 ---@return table set {rules, company, workflows = {name = {value, files, sha256, id?}}, refused}
 function M.load(sources, active)
   local set = { sources = sources, active = active, refused = {}, workflows = {},
-    actions = action_files(sources) }
+    actions = {} }
   M.doing = nil
+  load_actions(set)
   local ours = best("company", "company", COMPANY, set, company.check)
   set.company, set.company_file = ours and ours.value or {}, ours
   M.company, M.zone = set.company, set.company.zone
