@@ -153,11 +153,15 @@ $$;
 -- The opportunity of a record: its own row; a job's is that of the estimate it was made from, else
 -- one that is about the job itself. p_keys: [["estimate", 7], ["job", 9]] in the order of asking,
 -- the first one being what a new opportunity would be about.
-create function ghl_find_opportunity(p_keys json, p_shadow boolean) returns json language sql stable as $$
-  select row_to_json(o) from json_array_elements(p_keys) with ordinality k (key, n)
+create function ghl_find_opportunity(p_keys json, p_shadow boolean, p_owner text) returns json
+language sql stable as $$
+  select case when o.ghl_id is null then json_build_object('verdict', 'wait') else row_to_json(o) end
+  from json_array_elements(p_keys) with ordinality k (key, n)
   join ghl_opportunities o on o.of = k.key->>0 and o.of_id = (k.key->>1)::bigint
-    and o.shadow = p_shadow and o.ghl_id is not null
-  order by k.n limit 1
+    and o.shadow = p_shadow
+  where o.ghl_id is not null or (o.owner is distinct from p_owner
+    and o.claimed_at > clock_timestamp() - interval '5 minutes')
+  order by o.ghl_id is null, k.n limit 1
 $$;
 
 create function ghl_claim_opportunity(p_of text, p_id bigint, p_shadow boolean, p_owner text)
@@ -177,6 +181,12 @@ begin
   where of = p_of and of_id = p_id and shadow = p_shadow;
   return json_build_object('verdict', 'mine', 'taken_over', o.owner is distinct from p_owner);
 end
+$$;
+
+create function ghl_release_opportunity(p_of text, p_id bigint, p_shadow boolean, p_owner text)
+returns void language sql as $$
+  delete from ghl_opportunities where of = p_of and of_id = p_id and shadow = p_shadow
+    and ghl_id is null and owner = p_owner
 $$;
 
 -- p: of of_id shadow ghl_id customer_id estimate_id job_id contact_id name pipeline_id pipeline

@@ -265,12 +265,12 @@ static void task_ended(void *ctx, struct task *task, enum task_status status, co
     (void)task;
     action->task = NULL;
     struct json *doc = status == TASK_RETURNED ? json_parse(result, len, NULL) : NULL;
-    char *value = doc ? json_encode(doc, "ok") : NULL;
-    char *error = doc && !value ? json_encode(doc, "error") : NULL;
-    if (value) {
-        finish(action, ACTION_DONE, value, NULL);
-    } else if (error) {
+    char *error = doc ? json_encode(doc, "error") : NULL;
+    char *value = doc && !error ? json_encode(doc, "ok") : NULL;
+    if (error) {
         finish(action, ACTION_FAILED, error, NULL);
+    } else if (doc) {
+        finish(action, ACTION_DONE, value ? value : "null", NULL);
     } else { // our own or the company's Lua is wrong: a person repairs it and resumes here
         struct buf why;
         buf_init(&why, 16 << 10);

@@ -1,8 +1,9 @@
 /* query.c - a query of an action: our own tables', ServiceTitan's, or an author's on the views.
  *
- * {db, sql, params}: parameters are $1, $2, ... as text. An author's query runs on the login role
- * that may only read views, as one statement, and answers {rows: [...]} of at most 10,000 rows;
- * ours answer {value: ...}, the one value of the one row. */
+ * {db, sql, params}: parameters are $1, $2, ... as text, [{v: text or absent}]. An author's query
+ * runs on the login role that may only read views, as one statement, and answers {rows: [...]} of
+ * at most 10,000 rows; ours answer {value: ...}, the one value of the one row. db "setting" is a
+ * variable of the environment, for the company's own actions. */
 #include "engine/outbound.h"
 
 #include <stdio.h>
@@ -10,6 +11,22 @@
 #include <string.h>
 
 enum { ROWS_MAX = 10000, PARAMS_MAX = 64 };
+
+static void answer_setting(struct op *op, const char *name)
+{
+    const char *value = getenv(name);
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    buf_adds(&out, "{\"value\":");
+    if (value) {
+        buf_json(&out, value, strlen(value));
+    } else {
+        buf_adds(&out, "null");
+    }
+    buf_adds(&out, "}");
+    op_answer(op, "ok", out.data);
+    buf_fini(&out);
+}
 
 static void got_rows(void *ctx, const struct db_reply *reply)
 {
@@ -62,6 +79,10 @@ void query_start(struct op *op)
     const struct engine *engine = op_engine(op);
     const char *db = json_text(op->doc, "db");
     const char *sql = json_text(op->doc, "sql");
+    if (strcmp(db, "setting") == 0) {
+        answer_setting(op, sql);
+        return;
+    }
     bool views = strcmp(db, "views") == 0;
     struct pool *pool = views                       ? engine->readonly
                         : strcmp(db, "engine") == 0 ? engine->db

@@ -1,0 +1,222 @@
+-- Runs one action call: checks its arguments, runs its Lua, hands what it asks for to C.
+--
+-- Main module of the action VM. Each task is one call; its Lua asks by host.post(kind, id, json) and
+-- gets (id, "ok" | "error", json) from the yield. Mappings, actions, company and templates are those
+-- of the newest files; what they did before is in the ledger, by the name of each call.
+local arguments = require "arguments"
+local company = require "company"
+local context = require "context"
+local refusal = require "refusal"
+local sandbox = require "sandbox"
+
+local json = host.json
+local M = {}
+
+local OURS = { "sms", "email", "ghl", "db", "fresh" }
+local state = { files = {}, settings = {}, company = {}, actions = {}, mappings = {} }
+local contexts = setmetatable({}, { __mode = "k" }) -- coroutine -> its call
+
+-- Loading -----------------------------------------------------------------------------------------
+
+-- Runs a company file; `words` are what it may call while it loads.
+local function run_file(set, path, words)
+  local done = {}
+  local env
+  local function require_lib(name)
+    local lib = "workflows/" .. tostring(name):gsub("%.", "/") .. ".lua"
+    if not tostring(name):match "^lib%.[%w_.]+$" or not set.files[lib] then
+      error("there is no module '" .. tostring(name) .. "' (" .. lib .. ")", 2)
+    end
+    if done[lib] == nil then
+      done[lib] = true
+      done[lib] = run_file(set, lib, words) or true
+    end
+    return done[lib]
+  end
+  env = sandbox.env { api = words, chunk = path, require = require_lib }
+  local chunk, message = load(set.files[path], "@" .. path, "t", env)
+  if not chunk then
+    error(message, 0)
+  end
+  return chunk()
+end
+
+local function http(method)
+  return function(request)
+    local ctx = contexts[coroutine.running()]
+    if not ctx then
+      error("http can be used while an action runs only", 2)
+    end
+    ctx.calls = (ctx.calls or 0) + 1
+    local url = request.url
+    local query = {}
+    for name, value in pairs(request.query or {}) do
+      query[#query + 1] = arguments.url(tostring(name)) .. "=" .. arguments.url(tostring(value))
+    end
+    table.sort(query)
+    if #query > 0 then
+      url = url .. (url:find("?", 1, true) and "&" or "?") .. table.concat(query, "&")
+    end
+    local answer, err = ctx:call { as = request.as or method:lower() .. "#" .. ctx.calls, url = url,
+      effect = method == "GET" and "read" or ctx.effect, method = method,
+      body = request.json, authorization = (request.headers or {}).Authorization }
+    if not answer and err.code == "in_doubt" then
+      error({ mark = context.UNKNOWN, id = err.id }, 0)
+    elseif not answer then
+      ctx:raise(err)
+    end
+    return { status = answer.status, body = answer.text, json = answer.body }
+  end
+end
+
+local function words_of_actions()
+  return {
+    actions = function(declared)
+      return declared
+    end,
+    http = { get = http "GET", post = http "POST", put = http "PUT", delete = http "DELETE" },
+    setting = function(name)
+      local ctx = contexts[coroutine.running()]
+      if not ctx then
+        error("setting can be used while an action runs only", 2)
+      end
+      return ctx:query("setting", name)
+    end,
+    null = json.null,
+  }
+end
+
+local function add_company_actions(set, path)
+  local namespace = path:match "([%w_]+)%.lua$"
+  local declared = run_file(set, path, words_of_actions())
+  if type(declared) ~= "table" then
+    error(path .. ": must return actions { … }", 0)
+  end
+  for name, one in pairs(declared) do
+    if type(one) ~= "table" or type(one.run) ~= "function" then
+      error(path .. ": " .. tostring(name) .. " needs run = function(a, key) … end", 0)
+    end
+    set.actions[namespace .. "." .. name] = { args = one.args or {}, theirs = one,
+      effect = one.effect or "once" }
+  end
+end
+
+local function add_company(set)
+  local path = "workflows/company.lua"
+  if set.files[path] then
+    run_file(set, path, { company = function(declared)
+      set.company = company.check(declared, { path = path, source = set.files[path], from = 1 })
+      return declared
+    end })
+  end
+end
+
+--- Loads the company's files; raises what is wrong with them, with file and line.
+---@param bundle string JSON {files = {path = source}, settings = {name = value}}
+function M.load(bundle)
+  local given = json.decode(bundle)
+  local set = { files = given.files, settings = given.settings, company = {}, actions = {},
+    mappings = {} }
+  for _, name in ipairs(OURS) do
+    for action, one in pairs(require("actions." .. name)) do
+      set.actions[action] = one
+    end
+  end
+  local paths = {}
+  for path in pairs(set.files) do
+    paths[#paths + 1] = path
+  end
+  table.sort(paths)
+  local ok, err = pcall(function()
+    add_company(set)
+    for _, path in ipairs(paths) do
+      local mapping = path:match "^workflows/ghl/([%w_]+)%.lua$"
+      if mapping then
+        set.mappings[mapping] = run_file(set, path, {
+          mapping = function(declared)
+            return declared
+          end, null = json.null })
+      elseif path:match "^workflows/actions/" then
+        add_company_actions(set, path)
+      end
+    end
+  end)
+  if not ok then
+    error(refusal.of("workflows", err).message, 0)
+  end
+  state = set
+end
+
+-- Running -----------------------------------------------------------------------------------------
+
+-- A company's action. A call of which nobody knows whether it happened is looked for by `find`;
+-- without one, or when that raises, a person must say.
+local function run_theirs(ctx, action, args)
+  local key = host.sha256(ctx.owner):sub(1, 32)
+  for _ = 1, 8 do
+    ctx.calls = 0
+    local ok, value = pcall(action.theirs.run, args, key)
+    if ok then
+      return value
+    elseif type(value) ~= "table" or value.mark ~= context.UNKNOWN then
+      error(value, 0)
+    end
+    local found, result = false, nil
+    if action.theirs.find then
+      found, result = pcall(action.theirs.find, args, key)
+    end
+    if not found then
+      ctx:keep(value.id)
+    end
+    ctx:settle(value.id, result ~= nil and "done" or "not_sent", {})
+    if result ~= nil then
+      return result
+    end
+  end
+  context.fail("unavailable", ctx.name .. " was tried eight times")
+end
+
+local function try(ctx, action, args)
+  arguments.check(ctx.name, action.args, args)
+  if action.theirs then
+    ctx.effect = action.effect
+    return run_theirs(ctx, action, args)
+  end
+  return action.run(ctx, args)
+end
+
+local function outcome(ctx, ok, value)
+  if ok then
+    return json.encode { ok = value == nil and json.null or value }
+  elseif type(value) == "table" and value.mark == context.FAILED then
+    return json.encode { error = { action = ctx.name, code = value.code, message = value.message,
+      status = value.status, attempts = value.attempts } }
+  elseif type(value) == "table" and value.mark == context.HELD then
+    host.post("hold", "0", json.encode { reason = value.reason })
+    coroutine.yield()
+  end
+  error(value, 0)
+end
+
+--- Runs one call: the ledger's key and policy's facts, the arguments, the event.
+---@param call string JSON
+---@param args string JSON
+---@param event string|nil JSON
+---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
+function M.run(call, args, event)
+  local key = json.decode(call)
+  local ctx = setmetatable({ asked = 0, state = state, name = key.action, key = key,
+    company = state.company, settings = state.settings, event = event and json.decode(event) or {},
+    shadow = key.mode ~= "live" or not key.live,
+    owner = key.instance .. "/" .. key.run .. "/" .. key.step }, context.Context)
+  contexts[coroutine.running()] = ctx
+  local action = state.actions[key.action]
+  return outcome(ctx, pcall(function()
+    if not action then
+      context.hold("action_missing", "there is no action " .. key.action)
+    end
+    return try(ctx, action, json.decode(args))
+  end))
+end
+
+return M

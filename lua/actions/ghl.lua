@@ -1,0 +1,245 @@
+-- ghl.*: contacts and opportunities of GoHighLevel, by the ServiceTitan records they are about.
+--
+-- A sync makes what is missing and brings names and values up to date; it doesn't move what a move
+-- has placed. A move makes the opportunity only when it says into which pipeline; without one it
+-- moves an open opportunity within its own.
+local ghl = require "ghl"
+
+local OFF = { ["0"] = true, off = true, ["false"] = true, no = true }
+
+local function switched_off(ctx, name)
+  return OFF[(ctx.settings[name] or ""):lower()] and { skipped = name .. " is off" } or nil
+end
+
+local function kind_by_shape(r)
+  if r.subtotal ~= nil and r.is_change_order ~= nil then
+    return "estimate"
+  elseif r.no_charge ~= nil or r.recall_for_id ~= nil then
+    return "job"
+  elseif r.start ~= nil then
+    return "appointment"
+  elseif r.autopay ~= nil then
+    return "membership"
+  elseif r.tags ~= nil or r.do_not_service ~= nil then
+    return "customer"
+  elseif r.balance ~= nil then
+    return "invoice"
+  end
+end
+
+local function kind_of(ctx, record)
+  local kind = kind_by_shape(record)
+  if kind then
+    return kind
+  end
+  for name, one in pairs(ctx.event) do
+    if type(one) == "table" and one.id == record.id and name ~= "old" and name ~= "data" then
+      return name
+    end
+  end
+  error(ctx.name .. ": of must be a record, such as e.estimate or e.job", 0)
+end
+
+-- What the mapping sees: the record and what is around it as ServiceTitan's tables have them now, so
+-- that what is made late isn't made old. One they don't have (yet) is taken from the event.
+local function around(ctx, kind, record)
+  local newest = ctx:query("servicetitan", "select snapshot_of($1, $2)", kind, record.id)
+  local x = {}
+  for name, one in pairs(newest or ctx.event) do
+    x[name] = one
+  end
+  x[kind] = newest and newest[kind] or record
+  return x
+end
+
+-- Under which records the opportunity of this one is known.
+local function keys_of(kind, record)
+  local keys = { { kind, record.id } }
+  if kind == "job" and record.created_from_estimate_id then
+    table.insert(keys, 1, { "estimate", record.created_from_estimate_id })
+  end
+  return keys
+end
+
+local function number(value)
+  return type(value) == "number" and value or nil
+end
+
+-- GHL's body of an opportunity: the mapping's, with names turned into ids.
+local function body_of(ctx, kind, x, wanted)
+  local said = ctx:map("opportunity", x, kind)
+  local unit = x.business_unit
+  local pipeline, stage = ghl.place(ctx,
+    wanted.pipeline or unit and unit.ghl_pipeline_id or said.pipeline, wanted.stage or said.stage)
+  said.pipeline, said.stage = nil, nil
+  said.pipelineId, said.pipelineStageId = pipeline.id, stage and stage.id or nil
+  said.status = wanted.status or said.status or "open"
+  said.monetaryValue = number(wanted.value) or said.monetaryValue
+  return said, pipeline, stage
+end
+
+local function row_of(kind, x, body, pipeline, stage)
+  local record = x[kind]
+  return { of = kind, of_id = record.id, customer_id = x.customer and x.customer.id,
+    estimate_id = kind == "estimate" and record.id or nil,
+    job_id = kind == "job" and record.id or record.job_id, name = body.name,
+    pipeline_id = pipeline.id, pipeline = pipeline.name, stage_id = stage and stage.id,
+    stage = stage and stage.name, status = body.status, value = body.monetaryValue }
+end
+
+local function was(row)
+  return { pipeline = row.pipeline, stage = row.stage }
+end
+
+-- Makes the opportunity of a record, or hands over the row that is there by now. It is claimed
+-- before anything is read: whoever comes meanwhile waits, and changes what was made.
+local function make(ctx, kind, record, wanted, moved)
+  local claim = ghl.claim(ctx, kind, record.id)
+  if claim.verdict == "have" then
+    return nil, claim.row
+  end
+  local x = around(ctx, kind, record)
+  local contact, why = ghl.contact(ctx, x)
+  if not contact then
+    ghl.release(ctx, kind, record.id)
+    return { skipped = why }
+  end
+  local body, pipeline, stage = body_of(ctx, kind, x, wanted)
+  body.contactId = contact.id
+  local id, existed = ghl.create(ctx, body, record.id, claim.taken_over)
+  local row = row_of(kind, x, body, pipeline, stage)
+  row.ghl_id, row.contact_id, row.moved, row.conflict = id, contact.id, moved, existed
+  ghl.store(ctx, row)
+  return { id = id, conflict = existed or contact.conflict }
+end
+
+local function refresh(ctx, kind, record, row, wanted)
+  local x = around(ctx, kind, record)
+  local body, pipeline, stage = body_of(ctx, kind, x, wanted)
+  if row.moved then
+    body.pipelineId, body.pipelineStageId, body.status = nil, nil, nil
+  end
+  local there = ghl.update(ctx, row.ghl_id, body)
+  local fresh = { of = row.of, of_id = row.of_id, name = body.name, value = body.monetaryValue }
+  if not row.moved then
+    fresh.pipeline_id, fresh.pipeline, fresh.status = pipeline.id, pipeline.name, body.status
+    fresh.stage_id, fresh.stage = stage and stage.id, stage and stage.name
+  end
+  ghl.store(ctx, fresh)
+  return { id = row.ghl_id, was = was(row), conflict = row.conflict,
+    skipped = not there and "GHL no longer has it" or nil }
+end
+
+-- Changes where a known opportunity stands.
+local function shift(ctx, kind, record, row, wanted)
+  local result = { id = row.ghl_id, was = was(row), conflict = row.conflict }
+  if not wanted.pipeline and not wanted.status and row.status ~= "open" then
+    result.skipped = "it is " .. tostring(row.status)
+    return result
+  end
+  local body = { status = wanted.status, monetaryValue = number(wanted.value) }
+  local fresh = { of = row.of, of_id = row.of_id, moved = true, status = wanted.status,
+    value = body.monetaryValue, job_id = kind == "job" and record.id or nil }
+  if wanted.pipeline or wanted.stage then
+    local pipeline, stage = ghl.place(ctx, wanted.pipeline or row.pipeline_id, wanted.stage,
+      not wanted.pipeline)
+    if wanted.stage and not stage then
+      result.skipped = 'its pipeline has no stage "' .. wanted.stage .. '"'
+      return result
+    end
+    body.pipelineId, body.pipelineStageId = pipeline.id, stage and stage.id or nil
+    fresh.pipeline_id, fresh.pipeline = pipeline.id, pipeline.name
+    fresh.stage_id, fresh.stage = stage and stage.id, stage and stage.name
+  end
+  if not ghl.update(ctx, row.ghl_id, body) then
+    result.skipped = "GHL no longer has it"
+    return result
+  end
+  ghl.store(ctx, fresh)
+  return result
+end
+
+local function move(ctx, record, wanted)
+  local off = switched_off(ctx, "GHL_SYNC_ENABLED")
+  if off then
+    return off
+  end
+  local kind = kind_of(ctx, record)
+  local row = ghl.find(ctx, keys_of(kind, record))
+  if not row then
+    if not wanted.pipeline then
+      return { skipped = "no opportunity" }
+    end
+    local made
+    made, row = make(ctx, kind, record, wanted, true)
+    if made then
+      return made
+    end
+  end
+  return shift(ctx, kind, record, row, wanted)
+end
+
+local function sync_estimate(ctx, a)
+  local off = switched_off(ctx, "GHL_SYNC_ENABLED") or switched_off(ctx, "GHL_AUTO_SYNC_ESTIMATES")
+  if off then
+    return off
+  end
+  local wanted = { stage = a.stage }
+  local made, row = make(ctx, "estimate", a.estimate, wanted, false)
+  return made or refresh(ctx, "estimate", a.estimate, row, wanted)
+end
+
+local function sync_customer(ctx, a)
+  local off = switched_off(ctx, "GHL_SYNC_ENABLED")
+  if off then
+    return off
+  end
+  local x = around(ctx, "customer", a.customer)
+  local contact, why = ghl.contact(ctx, x)
+  if not contact then
+    return { skipped = why }
+  end
+  if a.pipeline and not ghl.find(ctx, { { "customer", a.customer.id } }) then
+    make(ctx, "customer", a.customer, { pipeline = a.pipeline, stage = a.stage }, false)
+  end
+  return contact
+end
+
+local function add_tag(ctx, a)
+  local contact, why = ghl.contact(ctx, around(ctx, "customer", a.customer))
+  if not contact then
+    return { skipped = why }
+  end
+  ctx:must_call { as = "tag", effect = "idempotent", method = "POST",
+    path = "/contacts/" .. contact.id .. "/tags", body = { tags = host.json.array { a.tag } } }
+  return contact
+end
+
+-- A place that the company names in workflows/ghl/pipelines.lua.
+local function named_place(ctx, name)
+  local places = ctx.state.mappings.pipelines
+  if not (places and places[name]) then
+    ctx:hold("mapping_missing", "workflows/ghl/pipelines.lua says nothing about '" .. name .. "'")
+  end
+  return places[name]
+end
+
+return {
+  ["ghl.sync_customer_to_ghl"] = { run = sync_customer,
+    args = { customer = "customer", pipeline = "string?", stage = "string?" } },
+  ["ghl.sync_estimate_to_ghl"] = { run = sync_estimate,
+    args = { estimate = "estimate", stage = "string?" } },
+  ["ghl.move_opportunity"] = {
+    args = { of = "record", pipeline = "string?", stage = "string?", status = "string?",
+      value = "number?", reason = "string?" },
+    run = function(ctx, a)
+      return move(ctx, a.of, a)
+    end },
+  ["ghl.move_opportunity_to_job_sold"] = { args = { estimate = "estimate" }, run = function(ctx, a)
+    return move(ctx, a.estimate, named_place(ctx, "sold"))
+  end },
+  ["ghl.move_opportunity_to_install_pipeline"] = { args = { job = "job" }, run = function(ctx, a)
+    return move(ctx, a.job, named_place(ctx, "install"))
+  end },
+  ["ghl.add_tag"] = { args = { customer = "customer", tag = "string" }, run = add_tag },
+}

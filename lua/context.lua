@@ -1,0 +1,139 @@
+-- What an action's Lua asks of C, and how it fails. One context per call.
+--
+-- Asks go out by host.post(kind, id, json); the yield returns (id, "ok" | "error", json).
+local json = host.json
+local M = {}
+
+local FAILED = {} -- marks a failure that the body is told of
+local UNKNOWN = {} -- marks a call that may have happened
+local HELD = {} -- marks what only a person can repair
+
+-- Failing -----------------------------------------------------------------------------------------
+
+local function fail(code, message, more)
+  more = more or {}
+  error({ mark = FAILED, code = code, message = message, status = more.status,
+    attempts = more.attempts }, 0)
+end
+
+local function hold(code, message)
+  error({ mark = HELD, reason = { code = code, message = message,
+    can = json.array { "resume", "cancel" } } }, 0)
+end
+
+-- Asking C ----------------------------------------------------------------------------------------
+
+local function ask(ctx, kind, what)
+  ctx.asked = ctx.asked + 1
+  local id = tostring(ctx.asked)
+  host.post(kind, id, json.encode(what))
+  local got, status, text = coroutine.yield()
+  assert(got == id, "an answer to another question")
+  local answer = json.decode(text)
+  if status == "ok" then
+    return answer
+  end
+  return nil, answer
+end
+
+local Context = {}
+Context.__index = Context
+M.Context = Context
+
+--- Sends a text or an e-mail through policy and ledger; returns {status, reason, time, channel, id}.
+function Context:message(message)
+  local answer, err = ask(self, "message", message)
+  if not answer then
+    fail(err.code == "unavailable" and "unavailable" or "refused", err.message, err)
+  end
+  return answer
+end
+
+--- One HTTP call. Returns {status, body = decoded, shadow}; or nil and {code, status, body, id}.
+function Context:call(call)
+  local answer, err = ask(self, "call", {
+    as = call.as, effect = call.effect, method = call.method, path = call.path, url = call.url,
+    authorization = call.authorization, body = call.body and json.encode(call.body) or nil,
+  })
+  local result = answer or err
+  local ok, body = pcall(json.decode, result.body or "")
+  result.text = result.body
+  result.body = ok and type(body) == "table" and body or {}
+  return answer and result, err and result
+end
+
+--- The same, raising what went wrong.
+function Context:must_call(call)
+  local answer, err = self:call(call)
+  if not answer then
+    self:raise(err)
+  end
+  return answer
+end
+
+--- Keeps a call that nobody can decide about for a person.
+function Context:keep(id)
+  self:query("engine", "select json 'true' from outbound_hold($1::uuid, 'in_doubt')", id)
+  error({ mark = HELD, reason = { code = "send_in_doubt", id = id,
+    message = "nobody knows whether " .. self.name .. " was done; look there and say so",
+    can = json.array { "sent", "not_sent", "drop", "cancel" } } }, 0)
+end
+
+function Context.raise(_, err)
+  fail(err.code == "unavailable" and "unavailable" or "refused", err.message, err)
+end
+
+--- A query: the value of the one row; db is "engine", "servicetitan" or "views".
+function Context:query(db, sql, ...)
+  local given, params = table.pack(...), {}
+  for i = 1, given.n do
+    local value = given[i]
+    if type(value) == "table" then
+      value = json.encode(value)
+    end
+    params[i] = { v = value ~= nil and tostring(value) or nil }
+  end
+  local answer, err = ask(self, "query", { db = db, sql = sql, params = json.array(params) })
+  if not answer then
+    fail("refused", err.message, err)
+  end
+  return answer.value
+end
+
+--- Says what became of a call whose outcome nobody knew: "done" with its answer, or "not_sent".
+function Context:settle(id, outcome, body)
+  ask(self, "settle", { id = id, outcome = outcome, body = body and json.encode(body) or nil })
+end
+
+--- Ends this try; the step is asked again after some seconds.
+function Context.suspend(_, seconds, reason)
+  host.post("suspend", "0", json.encode { seconds = seconds, reason = reason })
+  coroutine.yield()
+end
+
+Context.fail = function(_, ...)
+  fail(...)
+end
+Context.hold = function(_, ...)
+  hold(...)
+end
+
+--- The mapping of an entity to a vendor's body; x.of says what x is about.
+function Context:map(name, x, of)
+  local mapping = self.state.mappings[name]
+  if not mapping then
+    hold("mapping_missing", "there is no workflows/ghl/" .. name .. ".lua")
+  end
+  x.of = of or name
+  local ok, body = pcall(mapping.map, x)
+  if not ok then
+    hold("mapping_error", tostring(body))
+  elseif type(body) ~= "table" then
+    hold("mapping_error", "workflows/ghl/" .. name .. ".lua: map returned no table")
+  end
+  return body
+end
+
+M.FAILED, M.HELD, M.UNKNOWN, M.fail, M.hold = FAILED, HELD, UNKNOWN, fail, hold
+
+return M
