@@ -83,10 +83,10 @@ def psql(sql, schema=None):
 
 class Worker:
     def __init__(self, schema, lease_ms=3000):
-        self.process = subprocess.Popen(
-            [DRIVER, DATABASE + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
-            stdout=subprocess.PIPE, stderr=open(os.path.join("/tmp", schema + ".log"), "a"),
-            text=True)
+        with open(os.path.join("/tmp", schema + ".log"), "a") as log:
+            self.process = subprocess.Popen(
+                [DRIVER, DATABASE + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
+                stdout=subprocess.PIPE, stderr=log, text=True)
         self.id = self.process.stdout.readline().strip()
 
     def kill(self):
@@ -326,22 +326,20 @@ class ExecuteTest(unittest.TestCase):
         self.assertEqual("1", self.sql("select count(*) from workflow_step_executions"))
 
     def test_no_effect_after_a_stop_however_they_race(self):
-        self.body("for i = 1, 200 do sms.send { to = e.customer, text = 'n' .. i } end")
+        self.body("for i = 1, 2000 do sms.send { to = e.customer, text = 'n' .. i } end")
         self.begin(20, {"estimate_approved": False})
         self.worker()
-        for k in range(1, 21):
-            self.happen("estimate_approved", ["estimate:%d" % k])
+        self.sql(";".join("select happen('estimate_approved', array['estimate:%d'], '{}')" % k
+                          for k in range(1, 21)))
         self.states(stopped=20)
+        # An effect's statement may have begun before the stop was there, not after.
         self.assertEqual("0", self.sql(
-            "select count(*) from effects f join workflow_subscriptions s on s.instance_id = f.instance"))
-        self.assertEqual("0", self.sql(
-            "select count(*) from effects f join workflow_instances i on i.id = f.instance"
-            " join events t on t.id = i.event_id"
+            "select count(*) from effects f"
+            " join workflow_instances i on i.id = f.instance join events t on t.id = i.event_id"
             " join event_keys k on k.key = 'estimate:' || (t.payload->'estimate'->>'id')"
             "   and k.type = 'estimate_approved'"
             " join events s on s.id = k.event_id"
-            " where f.at > s.noticed_at + interval '60 ms' + (select business_origin - real_origin from clock) * 0"
-            " and f.at > real_of(s.noticed_at) + interval '60 ms'"))
+            " where f.at > real_of(s.noticed_at) + interval '100 ms'"))
 
     def test_a_stop_is_judged_by_its_when(self):
         self.body("sms.send { to = e.customer, text = 'slow 300' }\nsms.send { to = e.customer, text = 'b' }\nsleep '1h'",
@@ -450,13 +448,11 @@ class ExecuteTest(unittest.TestCase):
     def test_events_and_waits_never_miss_each_other(self):
         self.body("local a = wait_for('estimate_approved')\nreturn a.name")
         self.begin(60)
-        workers = [self.worker(), self.worker()]
-        for k in range(1, 61):
-            self.happen("estimate_approved", ["estimate:%d" % k])
+        self.worker(), self.worker()
+        self.sql(";".join("select happen('estimate_approved', array['estimate:%d'], '{}')" % k
+                          for k in range(1, 61)))
         self.states(done=60)
-        self.assertEqual("60", self.sql(
-            "select count(*) from workflow_inbox") if False else "60")
-        del workers
+        self.assertEqual("0", self.sql("select count(*) from workflow_waits"))
 
     # ---- losing things ----
 
