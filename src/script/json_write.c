@@ -230,7 +230,7 @@ static void write_value(struct writer *w, int index)
             buf_adds(w->out, "null");
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         fail(w, "a %s can't be stored", luaL_typename(w->L, index));
     }
