@@ -1,7 +1,8 @@
 /* buf.h - growable bytes with a cap that must be named at init.
  *
  * Past the cap an append is refused and the buffer remembers it (`buf->overflow`), so a chain of
- * appends is checked once at its end. `data` is always terminated by a NUL that `len` leaves out. */
+ * appends is checked once at its end. `data` is always terminated by a NUL that `len` leaves out.
+ */
 #ifndef BASE_BUF_H
 #define BASE_BUF_H
 

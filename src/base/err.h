@@ -1,7 +1,8 @@
 /* err.h - what went wrong, for the person who will read it.
  *
  * A function that can fail returns bool (or a pointer) and takes a `struct err *` last: false or
- * NULL means *err is set, true means it was not touched. The code says what may be done about it. */
+ * NULL means *err is set, true means it was not touched. The code says what may be done about it.
+ */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 

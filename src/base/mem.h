@@ -16,7 +16,7 @@ char *xprintf(const char *format, ...) __attribute__((format(printf, 1, 2))); /*
 
 struct arena;
 struct arena *arena_new(void);
-void arena_free(struct arena *arena); /* NULL is fine */
+void arena_free(struct arena *arena);                /* NULL is fine */
 void *arena_alloc(struct arena *arena, size_t size); /* zeroed, aligned for any type */
 char *arena_strdup(struct arena *arena, const char *text);
 char *arena_strndup(struct arena *arena, const char *text, size_t len); /* always terminated */

@@ -213,8 +213,7 @@ void db_unit_add(struct db_unit *unit, const char *sql, int nparams, const char 
     }
 }
 
-void db_unit_add_once(struct db_unit *unit, const char *sql, int nparams,
-                      const char *const *values)
+void db_unit_add_once(struct db_unit *unit, const char *sql, int nparams, const char *const *values)
 {
     db_unit_add(unit, arena_strdup(unit->arena, sql), nparams, values);
     unit->statements[unit->count - 1].once = true;

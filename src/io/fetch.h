@@ -18,25 +18,25 @@ enum fetch_outcome {
 };
 
 struct fetch_request {
-    const char *method;              /* "GET", "POST", ... */
+    const char *method; /* "GET", "POST", ... */
     const char *url;
-    const char *const *headers;      /* "Name: value", NULL at the end; may be NULL */
-    const char *body;                /* NULL for none */
+    const char *const *headers; /* "Name: value", NULL at the end; may be NULL */
+    const char *body;           /* NULL for none */
     size_t body_len;
-    int timeout_ms;                  /* whole request; 0: 30,000 */
-    size_t max_body;                 /* of the answer; 0: 16 MB */
+    int timeout_ms;  /* whole request; 0: 30,000 */
+    size_t max_body; /* of the answer; 0: 16 MB */
     bool once;
-    bool (*gate)(void *ctx);         /* only with once; false: don't send (FETCH_UNSENT) */
+    bool (*gate)(void *ctx); /* only with once; false: don't send (FETCH_UNSENT) */
 };
 
 struct fetch_result {
     enum fetch_outcome outcome;
-    struct err err;                  /* set unless FETCH_ANSWERED */
-    int status;                      /* 0 unless FETCH_ANSWERED */
-    const char *body;                /* terminated; "" when empty */
+    struct err err;   /* set unless FETCH_ANSWERED */
+    int status;       /* 0 unless FETCH_ANSWERED */
+    const char *body; /* terminated; "" when empty */
     size_t body_len;
-    const void *headers;             /* for fetch_header */
-    int64_t ms;                      /* how long it took */
+    const void *headers; /* for fetch_header */
+    int64_t ms;          /* how long it took */
 };
 
 struct fetcher; /* curl multi on a loop */

@@ -34,9 +34,10 @@ const char *http_path(const struct http_request *request);  /* decoded, without 
 const char *http_query(const struct http_request *request); /* as it came, "" when absent */
 const char *http_header(const struct http_request *request, const char *name); /* or NULL */
 const char *http_body(struct http_request *request, size_t *len); /* terminated as well */
-const char *http_peer(const struct http_request *request);  /* the peer's address */
+const char *http_peer(const struct http_request *request);        /* the peer's address */
 
-/* A decoded form or query string ("a=1&b=2"), pairs in their order. Caller frees with one free(). */
+/* A decoded form or query string ("a=1&b=2"), pairs in their order. Caller frees with one free().
+ */
 struct http_pair {
     const char *name, *value;
 };

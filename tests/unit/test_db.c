@@ -286,6 +286,34 @@ static void test_prepared_and_not(void **state)
     assert_string_equal(other(f, sql).value, "0");
 }
 
+static void test_a_text_that_is_not_kept(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 3; i++) {
+        char sql[64]; // the same address, another text
+        snprintf(sql, sizeof(sql), "select 'round %d, ' || $1", i);
+        struct db_unit *unit = db_unit_new();
+        db_unit_add_once(unit, sql, 1, (const char *[]){"copied"});
+        memset(sql, 'x', sizeof(sql) - 1);
+        struct answer a;
+        ask(f, f->db, unit, &a);
+        snprintf(sql, sizeof(sql), "round %d, copied", i);
+        assert_string_equal(a.value, sql);
+    }
+    assert_string_equal(one(f, "select count(*) from pg_prepared_statements", 0, NULL).value, "1");
+}
+
+static void test_a_text_at_an_address_used_before(void **state)
+{
+    struct fixture *f = *state;
+    char sql[32];
+    for (int i = 0; i < 3; i++) {
+        snprintf(sql, sizeof(sql), "select 'round %d'", i);
+        struct answer a = one(f, sql, 0, NULL);
+        assert_int_equal(a.value[6], '0' + i);
+    }
+}
+
 static void test_ddl_then_use_in_one_unit(void **state)
 {
     struct fixture *f = *state;
@@ -513,6 +541,8 @@ int main(void)
         T(test_a_statement_prepared_in_a_failing_unit),
         T(test_a_stale_plan_is_prepared_anew),
         T(test_prepared_and_not),
+        T(test_a_text_that_is_not_kept),
+        T(test_a_text_at_an_address_used_before),
         T(test_ddl_then_use_in_one_unit),
         T(test_more_than_fits_in_flight_keeps_its_order),
         T(test_large_values_both_ways),
