@@ -1,13 +1,15 @@
 -- Main module of a body VM: holds one version of one workflow and runs its instances.
 --
 --   load(bundle)                  -> what C needs to know about it
---   run(start, event, history)    one instance (a task), see durable.lua for what it posts
+--   run(start, event, history)    one instance (a task), see scheduler.lua for what it posts
 --   judge(start, event, stop)     -> "ours" or "not ours": the `when` of a stop
 --
 -- The environment and the compiled chunks are shared by the instances; each runs the chunks anew,
 -- so that it has file locals and modules of its own.
 local durable = require "durable"
 local sandbox = require "sandbox"
+local scheduler = require "scheduler"
+local records = require "words.records"
 local words = require "words"
 
 local json = host.json
@@ -152,7 +154,7 @@ local function histories(history_json)
 end
 
 local function run_body(task, d, h)
-  local ok, value = durable.run(task, "", d.run, h.run, task.event)
+  local ok, value = scheduler.run(task, "", d.run, h.run, task.event)
   if ok == nil then
     return json.encode(value)
   elseif ok then
@@ -163,7 +165,7 @@ local function run_body(task, d, h)
     return failed(task, value)
   end
   local err = value
-  ok, value = durable.run(task, "on_error", d.on_error, h.on_error, task.event, err)
+  ok, value = scheduler.run(task, "on_error", d.on_error, h.on_error, task.event, err)
   if ok == nil then
     return json.encode(value)
   elseif not ok then
@@ -177,7 +179,7 @@ end
 -- on_stop ends as it was going to: the instance is stopped.
 local function run_stop(task, d, h, by)
   if d.on_stop then
-    local ok, value = durable.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
+    local ok, value = scheduler.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
     if ok == false then
       return failed(task, value)
     end
@@ -190,7 +192,7 @@ end
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
 function M.run(start_json, event_json, history_json)
   local start = json.decode(start_json)
-  local task = durable.new(start, words.event(json.decode(event_json)))
+  local task = durable.new(start, records.event(json.decode(event_json)))
   local ok, d = pcall(declaration, task)
   if not ok then
     return stuck("script_error", text_of(d))
@@ -200,7 +202,7 @@ function M.run(start_json, event_json, history_json)
     local last = h.run[#h.run]
     task.now = last and last.at or task.now
     task.due = task.now
-    return run_stop(task, d, h, words.event(start.by))
+    return run_stop(task, d, h, records.event(start.by))
   end
   return run_body(task, d, h)
 end
@@ -209,8 +211,8 @@ end
 --- @param event_json string the instance's event
 --- @param stop_json string the event that may stop it
 function M.judge(start_json, event_json, stop_json)
-  local task = durable.new(json.decode(start_json), words.event(json.decode(event_json)))
-  local it = words.event(json.decode(stop_json))
+  local task = durable.new(json.decode(start_json), records.event(json.decode(event_json)))
+  local it = records.event(json.decode(stop_json))
   local d = declaration(task)
   local rule = d.stop_when and d.stop_when[it.name]
   if type(rule) ~= "table" or type(rule.when) ~= "function" then

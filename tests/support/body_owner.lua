@@ -6,7 +6,8 @@ Owner.__index = Owner
 local json = host.json
 
 local function fresh_body()
-  for _, name in ipairs { "body", "durable", "scheduler", "words" } do
+  for _, name in ipairs { "body", "durable", "scheduler", "words", "words.records", "words.time",
+    "words.wait" } do
     package.loaded[name] = nil
   end
   return require "body"

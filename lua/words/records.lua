@@ -1,0 +1,83 @@
+-- The records of events, and reading them anew: fresh, db, sum.
+local durable = require "durable"
+
+local M = {}
+
+local raise = durable.raise
+
+local entities = setmetatable({}, { __mode = "k" }) -- record of an event -> its entity
+
+-- Remembers which entity each record of an event is, for fresh() and for keys.
+local function learn(event)
+  for name, record in pairs(event) do
+    if type(record) == "table" and name ~= "old" and name ~= "changed" and name ~= "data" then
+      entities[record] = name
+    end
+  end
+  return event
+end
+
+--- An event as the body sees it.
+---@param event table decoded
+---@return table
+function M.event(event)
+  learn(event)
+  for _, one in ipairs(type(event.batch) == "table" and event.batch or {}) do
+    learn(one)
+  end
+  return event
+end
+
+---@param api table
+function M.add(api)
+  local function query(word)
+    return function(sql, params)
+      if type(sql) ~= "string" then
+        raise("db." .. word .. " takes an SQL text and a table of parameters")
+      end
+      return durable.step("db." .. word, { sql = sql, params = params }, {})
+    end
+  end
+  api.db = { rows = query "rows", row = query "row", value = query "value" }
+
+  -- fresh(e) reads all of an event's records anew, fresh(record) the one.
+  function api.fresh(what)
+    if type(what) ~= "table" then
+      raise("fresh takes an event or one of its records")
+    elseif entities[what] then
+      local entity = entities[what]
+      local record = durable.step("fresh", { entity = entity, id = what.id }, {})
+      if type(record) == "table" then
+        entities[record] = entity
+      end
+      return record
+    end
+    local records = {}
+    for name, record in pairs(what) do
+      if type(record) == "table" and entities[record] == name and record.id then
+        records[name] = record.id
+      end
+    end
+    if next(records) == nil then
+      raise("fresh takes an event or one of its records")
+    end
+    local event = durable.step("fresh", { of = what.of, records = records }, {})
+    return event and M.event(event)
+  end
+
+  -- Exact to the cent.
+  function api.sum(list, field)
+    local cents = 0
+    for i, row in ipairs(list) do
+      local value = row[field]
+      if type(value) ~= "number" then
+        raise("sum: element " .. i .. " has no number '" .. tostring(field) .. "'")
+      end
+      cents = cents + math.floor(value * 100 + 0.5)
+    end
+    cents = math.tointeger(cents) or cents
+    return cents % 100 == 0 and cents // 100 or cents / 100
+  end
+end
+
+return M

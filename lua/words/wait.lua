@@ -1,0 +1,87 @@
+-- wait_for: which events are ours.
+local durable = require "durable"
+local records = require "words.records"
+
+local M = {}
+
+local json = host.json
+local raise = durable.raise
+
+-- Events that no rule declares, and what they are about.
+local BUILT_IN = { customer_replied = "customer", customer_opted_out = "customer",
+  message_failed = "customer", ghl_contact_created = "customer", task_done = "task" }
+
+local function keys_of(entity, record)
+  if type(record) ~= "table" then
+    return {}
+  elseif record.id then
+    return { entity .. ":" .. tostring(record.id) }
+  end
+  local keys = {}
+  if record.phone then
+    keys[#keys + 1] = "phone:" .. record.phone
+  end
+  if record.email then
+    keys[#keys + 1] = "email:" .. record.email:lower()
+  end
+  return keys
+end
+
+-- The keys under which an event of this type is ours.
+local function wanted_keys(name, of, same)
+  local task = durable.task()
+  if type(same) == "table" then
+    if same.id or same.phone or same.email then
+      return keys_of(of, same)
+    end
+    local keys = {}
+    for _, record in ipairs(same) do
+      for _, key in ipairs(keys_of(of, record)) do
+        keys[#keys + 1] = key
+      end
+    end
+    return keys
+  elseif of == "instance" then
+    return { "instance:" .. task.start.instance }
+  end
+  local entity = same or of
+  local record = task.event[entity]
+  if not record then
+    raise(name .. " is about a " .. of .. " and " .. tostring(task.event.name)
+      .. " carries none; say what both share: same = \"customer\"")
+  end
+  return keys_of(entity, record)
+end
+
+local WAIT = { same = true, when = true, timeout = true, since = true }
+
+---@param api table
+---@param events table name -> rule
+---@param deadline_of function
+function M.add(api, events, deadline_of)
+  function api.wait_for(what, options)
+    local o = options or {}
+    for k in pairs(o) do
+      if not WAIT[k] then
+        raise("wait_for has no option '" .. tostring(k) .. "'; it takes same, when, timeout, since")
+      end
+    end
+    local names = type(what) == "table" and what or { what }
+    local types = {}
+    for i, name in ipairs(names) do
+      local rule = events[name]
+      local of = type(rule) == "table" and rule.of or type(rule) == "string" and rule
+        or BUILT_IN[name] or (tostring(name):match "^signal_" and "instance")
+      if not of then
+        raise('unknown event "' .. tostring(name) .. '" in wait_for')
+      end
+      types[i] = { type = name, keys = json.array(wanted_keys(name, of, o.same)) }
+    end
+    local event = durable.wait("wait_for",
+      { names, { same = o.same, timeout = o.timeout, since = o.since } },
+      { types = json.array(types), deadline = deadline_of(o.timeout), since = o.since }, o.when)
+    return event and records.event(event)
+  end
+end
+
+return M
