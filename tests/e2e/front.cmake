@@ -1,5 +1,5 @@
 # What people start: settings, migration, the private PostgreSQL, the supervisor.
-foreach(name settings migrate postgres supervisor)
+foreach(name commands settings install migrate postgres supervisor)
   add_test(NAME e2e.front_${name}
     COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/e2e/front_${name}.sh)
   set_tests_properties(e2e.front_${name} PROPERTIES LABELS e2e TIMEOUT 180)
