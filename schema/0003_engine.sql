@@ -155,7 +155,7 @@ create table workflow_queue (
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 create index workflow_queue_claim on workflow_queue (priority, due) where worker is null;
 create unique index workflow_queue_key on workflow_queue (business_key);
-create index workflow_queue_queued on workflow_queue (queued_key, instance_id)
+create index workflow_queue_queued on workflow_queue (queued_key, since)
   where queued_key is not null;
 
 -- Insert only: one row per finished step.

@@ -189,7 +189,7 @@ begin
   where q.worker is null and (q.due is null or q.due > clock_timestamp())
     and (q.instance_id = any(stops)
          or (q.instance_id = any(waits) and q.queued_key is null
-             and (q.due is not null
+             and (q.state not in ('stuck', 'paused')
                   or exists (select from workflow_inbox b where b.instance_id = q.instance_id
                                and b.kind = 'stop' and b.verdict is null))));
   get diagnostics woken = row_count;
@@ -371,7 +371,7 @@ language sql volatile as $$
       due = case when q.worker is null then clock_timestamp() end
   where q.instance_id in (
     select (select w.instance_id from workflow_queue w
-            where w.queued_key = k.key order by w.instance_id limit 1)
+            where w.queued_key = k.key order by w.since, w.instance_id limit 1)
     from (select distinct i.business_key as key from workflow_instances i
           where i.id = any(ended) and i.business_key is not null
             and exists (select from workflow_queue w where w.queued_key = i.business_key)) k
