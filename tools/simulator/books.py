@@ -4,8 +4,10 @@ A line has r (real seconds), b (business time) and k (its kind); the other field
 A line is one write to a file opened for appending, so a killed simulator leaves whole lines; a torn
 last line (a full disk) is dropped when the books are read again.
 """
+import errno
 import json
 import os
+import sys
 import time
 
 from clock import iso3
@@ -26,7 +28,13 @@ class Books:
         now = time.time()
         line = {"r": round(now, 4), "b": iso3(self.clock.business(now)), "k": kind}
         line.update(fields)
-        os.write(self.fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        try:
+            if os.write(self.fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e:              # an answer without its line in the books would be a lie
+            print("simulator: cannot write %s: %s" % (self.path, e.strerror), file=sys.stderr)
+            os._exit(1)
         return line
 
 

@@ -63,8 +63,9 @@ class Judge:
 
     def place(self, m, items, what):
         """Finds the item that a message is, or says why it is none."""
-        marked = [i for i in items if any(mark in m["text"] for mark in i.marks[:1])]
-        candidates = marked or items
+        candidates = [i for i in items if any(mark in m["text"] for mark in i.marks[:1])]
+        if not candidates and m["template"] not in self.templates.numbered:
+            candidates = items
         fitting = [i for i in candidates if i.got is None and i.low <= m["b"] <= i.last]
         if fitting:
             best = min(fitting, key=lambda i: (FOREVER if i.high is None else i.high, i.last))

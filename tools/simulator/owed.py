@@ -54,7 +54,7 @@ def next_allowed(at, zone, state, marketing):
 
 
 def money(amount):
-    return "{:,.2f}".format(amount)
+    return "${:,.2f}".format(amount)
 
 
 class Owed:

@@ -29,6 +29,7 @@ def pattern(source):
 class Templates:
     def __init__(self, folder):
         self.patterns = {}
+        self.numbered = set()         # those that name their estimate's total, job or invoice
         for name in sorted(os.listdir(folder)):
             if not name.endswith(".txt"):
                 continue
@@ -38,6 +39,8 @@ class Templates:
                 source = source.partition("\n")[2]
             weight = len(re.sub(r"\{[^{}]*\}", "", squeeze(source)))
             self.patterns[name[:-4]] = (weight, pattern(source))
+            if re.search(r"\{(estimate\.total|job\.number|invoice\.number)\b", source):
+                self.numbered.add(name[:-4])
 
     def name_of(self, text):
         """The template with the most fixed words that fits; None when none does."""

@@ -5,6 +5,7 @@ A send swallowed, doubled, or made after a stop must each be found, wherever in 
 import collections
 import copy
 import os
+import re
 import sys
 import tempfile
 import unittest
@@ -147,7 +148,7 @@ class Oracle(unittest.TestCase):
                 line = next(l for n, l, i in self.owed_messages("estimate_1"))
                 text = player.TEMPLATES["estimate_4"].replace(
                     "{estimate.name}", item.marks[1]).replace(
-                    "{estimate.total as money}", "$" + item.marks[0])
+                    "{estimate.total as money}", item.marks[0])
                 fake = dict(line, message=dict(line["message"], to=item.address, body=text))
                 at = max(item.low, item.last + DAY)
                 if at >= self.record.end:
@@ -243,6 +244,18 @@ class Oracle(unittest.TestCase):
                  self.record.clock.business(l["r"]) < self.record.clock.business_origin + DAY]
         problems, _ = self.problems(lines)
         self.assertTrue(any("was never fetched" in p for p in problems))
+
+    def test_shipped_templates_are_told_apart(self):
+        folder = os.path.join(HERE, "../../../workflows/templates")
+        shipped = Templates(folder)
+        self.assertEqual(sorted(shipped.patterns), sorted(player.TEMPLATES))
+        for name in shipped.patterns:
+            with open(os.path.join(folder, name + ".txt"), encoding="utf-8") as f:
+                text = f.read()
+            if text.startswith("Subject:"):
+                text = text.partition("\n")[2]
+            self.assertEqual(shipped.name_of(re.sub(r"\{[^{}]*\}", "Ann 7", text)), name)
+        self.assertIsNone(shipped.name_of("Hi ,"))
 
     def test_words_of_nobody(self):
         line = next(l for l in self.player.lines if l["k"] == "message")
