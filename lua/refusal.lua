@@ -34,7 +34,7 @@ function M.line_of(source, word, from)
     pattern = word:gsub("%p", "%%%0")
   end
   local n = 0
-  for line in (source .. "\n"):gmatch "(.-)\n" do
+  for line in string.gmatch(source .. "\n", "(.-)\n") do
     n = n + 1
     if n >= (from or 1) and code_of(line):find(pattern) then
       return n
