@@ -1,6 +1,8 @@
 -- Time as the company's files speak of it: texts in UTC, durations such as "1h30m", clock times in
 -- a zone. Pure: the same arguments give the same answer. What can't be understood raises a sentence
 -- for the author.
+local calendar = require "calendar"
+
 local M = {}
 
 local DAY = 86400
@@ -67,39 +69,6 @@ end
 
 -- Times -------------------------------------------------------------------------------------------
 
--- Days since 1970-01-01 of a date of the Gregorian calendar.
-local function days_of(year, month, day)
-  if month <= 2 then
-    year = year - 1
-  end
-  local era = year // 400
-  local year_of_era = year - era * 400
-  local day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-  local day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-  return era * 146097 + day_of_era - 719468
-end
-
-local function date_of(days)
-  days = days + 719468
-  local era = days // 146097
-  local day_of_era = days - era * 146097
-  local year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36524
-    - day_of_era // 146096) // 365
-  local day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-  local month = (5 * day_of_year + 2) // 153
-  local day = day_of_year - (153 * month + 2) // 5 + 1
-  month = month < 10 and month + 3 or month - 9
-  local year = year_of_era + era * 400
-  return month <= 2 and year + 1 or year, month, day
-end
-
-local function check_date(year, month, day, text)
-  local y, m, d = date_of(days_of(year, month, day))
-  if month < 1 or month > 12 or y ~= year or m ~= month or d ~= day then
-    raise('"%s" is no date of the calendar', text)
-  end
-end
-
 local function check_zone(zone)
   if type(zone) ~= "string" or not host.zone.exists(zone) then
     raise('%s is not a time zone; write one such as "America/New_York"', shown(zone))
@@ -133,7 +102,9 @@ function M.parse(text, zone)
     raise('%s is not a time; times are like "2026-03-07T22:00:00Z" or "2026-03-07"', shown(text))
   end
   year, month, day = math.tointeger(year), math.tointeger(month), math.tointeger(day)
-  check_date(year, month, day, text)
+  if not calendar.has(year, month, day) then
+    raise('"%s" is no date of the calendar', text)
+  end
   if rest == "" then
     return host.zone.instant(check_zone(zone or "UTC"), { year = year, month = month, day = day })
   end
@@ -142,7 +113,7 @@ function M.parse(text, zone)
   if not hour or hour > 23 or minute > 59 or second > 59 then
     raise('"%s" is not a time; write it in UTC, like "2026-03-07T22:00:00Z"', text)
   end
-  return days_of(year, month, day) * DAY + hour * 3600 + minute * 60 + second
+  return calendar.days_of(year, month, day) * DAY + hour * 3600 + minute * 60 + second
     - seconds_of_offset(offset, text)
 end
 
@@ -151,7 +122,7 @@ end
 ---@return string
 function M.format(at)
   at = at // 1 | 0
-  local year, month, day = date_of(at // DAY)
+  local year, month, day = calendar.date_of(at // DAY)
   local rest = at % DAY
   return format("%04d-%02d-%02dT%02d:%02d:%02dZ", year, month, day, rest // 3600,
     rest % 3600 // 60, rest % 60)
