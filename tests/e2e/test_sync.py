@@ -414,6 +414,23 @@ class SyncTest(unittest.TestCase):
         self.assertEqual("t300", self.cursor("customers"))
         self.assertEqual("300|300", self.sql("select count(*), count(distinct entity_id) from changes"))
 
+    def test_a_run_that_was_overtaken_leaves_the_cursor_alone(self):
+        self.st.page = 5
+        self.st.add("customers", *[customer(n) for n in range(1, 31)])
+
+        def overtake(path, query):
+            if query.get("from") == "t10":
+                self.sql("update sync_cursors set cursor = 't25' where cursor <> 't25'")
+        self.st.faults.append(overtake)
+        self.sync("customers")
+        self.assertEqual("t25", self.cursor("customers"))
+        self.assertEqual("yielded", self.log("customers")["state"])
+        self.assertEqual("", self.sql("select completed_at from sync_cursors"))
+        self.st.faults.clear()
+        self.sync("--full", "customers")
+        self.assertEqual("t30|30", self.sql("select cursor, (select count(*) from st_customers)"
+                                            " from sync_cursors"))
+
     def test_a_sorted_list_meets_rows_that_move_while_it_is_read(self):
         times = ["2026-05-01T10:%02d:00Z" % n for n in range(60)]
         rows = [{"id": n + 1, "name": "C%d" % n, "active": True, "createdOn": T0,
