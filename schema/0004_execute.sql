@@ -594,7 +594,8 @@ begin
   if q.worker is null and q.state <> 'stopping' then
     update workflow_queue x
     set state = case when x.reason->'stopping' is null then 'pending' else 'stopping' end,
-        reason = x.reason->'stopping', due = clock_timestamp()
+        reason = x.reason->'stopping',
+        due = case when x.queued_key is null then clock_timestamp() end -- else it isn't its turn
     where x.instance_id = instance;
   elsif q.worker is null then
     update workflow_queue x set due = clock_timestamp() where x.instance_id = instance;
