@@ -87,7 +87,7 @@ accepted "after a start that was killed"
 long=$work/$(printf 'a%.0s' {1..120})
 MOONWRIGHT_DATA=$long run migrate
 accepted "a long path"
-rm -rf /tmp/moonwright-*-????????
+rm -rf /tmp/moonwright-[0-9]*-????????
 
 # Nobody to drop to; a folder that the server's user can't enter.
 if [ "$(id -u)" = 0 ]; then
