@@ -353,6 +353,10 @@ class SyncTest(unittest.TestCase):
             log[k] for k in ("state", "rows_read", "written", "rejected", "unchanged", "pages")))
         self.sync("--full", "customers")
         self.assertEqual("3", self.sql("select count(*) from st_rejects"))
+        self.st.add("customers", customer(100, T2))   # the vendor repaired it
+        self.sync("customers")
+        self.assertEqual("100", self.sql("select entity_id from st_rejects"
+                                         " where resolved_at is not null"))
 
     def test_a_row_without_an_id_is_set_aside(self):
         row = customer(1)
