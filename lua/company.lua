@@ -1,21 +1,17 @@
 -- The declaration `company { … }`: who we are, when we are open, whom to reach.
 local refusal = require "refusal"
 local suggest = require "suggest"
+local time = require "time"
 
 local M = {}
 
 local FIELDS = { name = "string", zone = "string", phone = "string", email = "string",
   address = "string", website = "string", hours = "table", people = "table", links = "table" }
-local DAYS = { mon = true, tue = true, wed = true, thu = true, fri = true, sat = true, sun = true }
 
 local function check_hours(hours, at)
-  for days, span in pairs(hours) do
-    local first, last = tostring(days):match "^(%a%a%a)_?(%a*)$"
-    if not DAYS[first] or (last ~= "" and not DAYS[last]) then
-      refusal.raise(at, tostring(days), 'hours: "' .. tostring(days) .. '" is no day; write mon_fri or sat')
-    elseif type(span) ~= "string" or not span:match "^%d%d:%d%d%-%d%d:%d%d$" then
-      refusal.raise(at, tostring(days), "hours: " .. days .. ' must be like "08:00-18:00"')
-    end
+  local ok, why = pcall(time.parse_hours, hours)
+  if not ok then
+    refusal.raise(at, "hours", (tostring(why):gsub("^[^%s]+%.lua:%d+: ", "")))
   end
 end
 

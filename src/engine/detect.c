@@ -50,9 +50,8 @@ bool detect_answered(struct detect *d, const struct db_reply *reply)
         d->busy = false;
         d->poked = false;
         loop_timer_clear(d->timer);
-        if (!d->gone)
-            d->lost(d->ctx);
-        d->gone = true;
+        d->gone = true; // what lost does may free us
+        d->lost(d->ctx);
         return false;
     }
     if (strcmp(err->sqlstate, "MWC01") != 0)
@@ -297,10 +296,9 @@ struct detect *detect_start(const struct engine *engine, loop_fn *lost, loop_fn 
     d->limit = BATCH;
     buf_init(&d->input, TEXT_MAX);
     d->timer = loop_timer_new(engine->loop, begin, d);
-    const char *db = setting(engine->settings, "DATABASE_URL");
-    const char *st = setting(engine->settings, "SERVICETITAN_DATABASE_URL");
-    d->arrivals = listener_open(engine->loop, db, "arrivals", told, d);
-    d->changes = listener_open(engine->loop, engine->one_database ? db : st, "changes", told, d);
+    d->arrivals = listener_open(engine->loop, engine->db_url, "arrivals", told, d);
+    d->changes = listener_open(engine->loop, engine->one_database ? engine->db_url : engine->st_url,
+                               "changes", told, d);
     return d;
 }
 
