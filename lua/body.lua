@@ -192,7 +192,8 @@ end
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
 function M.run(start_json, event_json, history_json)
   local start = json.decode(start_json)
-  local task = durable.new(start, records.event(json.decode(event_json)))
+  local task = durable.new(start, json.decode(event_json))
+  records.event(task, task.event)
   local ok, d = pcall(declaration, task)
   if not ok then
     return stuck("script_error", text_of(d))
@@ -202,7 +203,7 @@ function M.run(start_json, event_json, history_json)
     local last = h.run[#h.run]
     task.now = last and last.at or task.now
     task.due = task.now
-    return run_stop(task, d, h, records.event(start.by))
+    return run_stop(task, d, h, records.event(task, start.by))
   end
   return run_body(task, d, h)
 end
@@ -211,8 +212,8 @@ end
 --- @param event_json string the instance's event
 --- @param stop_json string the event that may stop it
 function M.judge(start_json, event_json, stop_json)
-  local task = durable.new(json.decode(start_json), records.event(json.decode(event_json)))
-  local it = records.event(json.decode(stop_json))
+  local task = durable.new(json.decode(start_json), json.decode(event_json))
+  local it = json.decode(stop_json)
   local d = declaration(task)
   local rule = d.stop_when and d.stop_when[it.name]
   if type(rule) ~= "table" or type(rule.when) ~= "function" then

@@ -218,7 +218,7 @@ end
 ---@param event table
 function M.new(start, event)
   return { start = start, event = event, now = start.now, due = start.now, modules = {},
-    raised = setmetatable({}, { __mode = "k" }) }
+    raised = {}, entities = {} }
 end
 
 --- Makes a task the running one.

@@ -5,25 +5,26 @@ local M = {}
 
 local raise = durable.raise
 
-local entities = setmetatable({}, { __mode = "k" }) -- record of an event -> its entity
-
--- Remembers which entity each record of an event is, for fresh() and for keys.
-local function learn(event)
+-- Remembers which entity each record of an event is, for fresh().
+local function learn(task, event)
+  local entities = task.entities
   for name, record in pairs(event) do
     if type(record) == "table" and name ~= "old" and name ~= "changed" and name ~= "data" then
       entities[record] = name
     end
   end
-  return event
 end
 
---- An event as the body sees it.
+--- An event that has come to a task.
+---@param task table
 ---@param event table decoded
----@return table
-function M.event(event)
-  learn(event)
-  for _, one in ipairs(type(event.batch) == "table" and event.batch or {}) do
-    learn(one)
+---@return table event
+function M.event(task, event)
+  learn(task, event)
+  if type(event.batch) == "table" then
+    for _, one in ipairs(event.batch) do
+      learn(task, one)
+    end
   end
   return event
 end
@@ -44,7 +45,10 @@ function M.add(api)
   function api.fresh(what)
     if type(what) ~= "table" then
       raise("fresh takes an event or one of its records")
-    elseif entities[what] then
+    end
+    local task = durable.task()
+    local entities = task.entities
+    if entities[what] then
       local entity = entities[what]
       local record = durable.step("fresh", { entity = entity, id = what.id }, {})
       if type(record) == "table" then
@@ -62,7 +66,7 @@ function M.add(api)
       raise("fresh takes an event or one of its records")
     end
     local event = durable.step("fresh", { of = what.of, records = records }, {})
-    return event and M.event(event)
+    return event and M.event(task, event)
   end
 
   -- Exact to the cent.

@@ -80,7 +80,7 @@ function M.add(api, events, deadline_of)
     local event = durable.wait("wait_for",
       { names, { same = o.same, timeout = o.timeout, since = o.since } },
       { types = json.array(types), deadline = deadline_of(o.timeout), since = o.since }, o.when)
-    return event and records.event(event)
+    return event and records.event(durable.task(), event)
   end
 end
 
