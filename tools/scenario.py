@@ -18,8 +18,7 @@ import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SIMULATOR = os.path.join(ROOT, "tools", "simulator")
-QUIET = 1.5     # real seconds without a request to a vendor that count as the end
-SETTLE = 45     # real seconds at most until everything is quiet
+SETTLE = 2      # real seconds after the end for what is under way
 LIBC = ctypes.CDLL(None)
 
 
@@ -189,14 +188,11 @@ class Scenario:
                         s["opportunities"]), flush=True)
                 except OSError:
                     pass                        # it was killed and is being started again
+        # What came due before this moment is owed, with some seconds of patience; the time until
+        # everything has stopped is on top.
         self.ask("end", post=True)
-        end = time.monotonic() + SETTLE
-        while time.monotonic() < end:
-            self.keep()
-            state = self.ask("state")
-            if state["quiet_seconds"] > QUIET:
-                break
-            time.sleep(0.2)
+        time.sleep(SETTLE)
+        self.keep()
         return json.loads(self.moonwright("status", "--json"))
 
     def judge(self):

@@ -16,16 +16,17 @@ int cmd_workflows(struct front *front, int argc, char **argv)
     if (session == NULL)
         return front_fail(&err);
     struct db_unit *unit = db_unit_new();
-    db_unit_add(unit,
-                "select d.name, d.version, d.declaration->>'class',"
-                " d.declaration->>'on',"
-                " to_char(d.activated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
-                " (select count(*) from workflow_queue q join workflow_definitions o"
-                "   on o.id = q.workflow_definition_id where o.name = d.name),"
-                " (select count(*) from workflow_instances i"
-                "   where i.workflow = d.name and i.finished_at is not null)"
-                " from workflow_definitions d where d.active order by d.name",
-                0, NULL);
+    db_unit_add(
+        unit,
+        "select d.name, d.version, d.declaration->>'class',"
+        " d.declaration->>'on',"
+        " to_char(d.activated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
+        " (select count(*) from workflow_queue q join workflow_definitions o"
+        "   on o.id = q.workflow_definition_id where o.name = d.name),"
+        " (select count(*) from workflow_instances i"
+        "   where i.workflow = d.name and i.finished_at is not null)"
+        " from workflow_definitions d where d.active and d.declaration->>'on' is not null order by d.name",
+        0, NULL);
     bool ok = session_print(session, unit, titles, ARRAY_LEN(titles),
                             "no workflow is in force yet: start `moonwright run`", &err);
     session_close(session);
