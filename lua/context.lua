@@ -32,6 +32,8 @@ local function ask(ctx, kind, what)
   local answer = json.decode(text)
   if status == "ok" then
     return answer
+  elseif answer.code == "database" then
+    hold("database_error", answer.message)
   end
   return nil, answer
 end

@@ -114,7 +114,7 @@ function M.send(ctx, a, channel)
     zone = message.staff and ctx.company.zone or message.zone or ctx.company.zone,
     other = message.customer_id ~= nil and event.customer ~= nil
       and event.customer.id ~= message.customer_id }
-  message.as, message.channel, message.class = channel, channel, a.class
+  message.call, message.channel, message.class = channel, channel, a.class
   message.once, message.not_after = a.once, a.not_after
   message.text = fill(ctx, text, scope, { name = name })
   if channel == "email" then

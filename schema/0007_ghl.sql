@@ -25,6 +25,7 @@ create table ghl_opportunities (
   ghl_id text,                           -- null: being made by `owner`
   owner text,
   claimed_at timestamptz,
+  taken_over boolean not null default false, -- an earlier owner may have made it
   st_customer_id bigint,
   st_estimate_id bigint,
   st_job_id bigint,
@@ -177,9 +178,11 @@ begin
   elsif o.owner is distinct from p_owner and o.claimed_at > clock_timestamp() - interval '5 minutes' then
     return json_build_object('verdict', 'wait');
   end if;
-  update ghl_opportunities set owner = p_owner, claimed_at = clock_timestamp()
+  o.taken_over := o.taken_over or o.owner is distinct from p_owner;
+  update ghl_opportunities set owner = p_owner, claimed_at = clock_timestamp(),
+    taken_over = o.taken_over
   where of = p_of and of_id = p_id and shadow = p_shadow;
-  return json_build_object('verdict', 'mine', 'taken_over', o.owner is distinct from p_owner);
+  return json_build_object('verdict', 'mine', 'taken_over', o.taken_over);
 end
 $$;
 
