@@ -12,6 +12,16 @@ local sort = table.sort
 
 local UNPRINTABLE = { table = true, ["function"] = true, userdata = true, thread = true }
 
+--- Raises an error that begins with the company's line that is being run.
+---@param message string
+---@param ... any values for its format
+function M.fail(message, ...)
+  local text, place = format(message, ...), host.where()
+  error(place and place .. ": " .. text or text, 0)
+end
+
+local fail = M.fail
+
 -- Keys in order ---------------------------------------------------------------------------------
 
 local function rank(key)
@@ -29,16 +39,16 @@ local function before(a, b)
   return a < b
 end
 
-local function check_key(key, level)
+local function check_key(key)
   if UNPRINTABLE[type(key)] then
-    error("a table with a " .. type(key) .. " as key has no order; use texts or numbers", level)
+    fail("a table with a %s as key has no order; use texts or numbers", type(key))
   end
 end
 
-local function keys_of(t, level)
+local function keys_of(t)
   local keys, n = {}, 0
   for key in pairs(t) do
-    check_key(key, level + 1)
+    check_key(key)
     n = n + 1
     keys[n] = key
   end
@@ -46,17 +56,17 @@ local function keys_of(t, level)
   return keys
 end
 
-local function check_table(t, name, level)
+local function check_table(t, name)
   if type(t) ~= "table" then
-    error(format("%s needs a table, not %s", name, t == nil and "nil" or "a " .. type(t)), level + 1)
+    fail("%s needs a table, not %s", name, t == nil and "nil" or "a " .. type(t))
   end
 end
 
 --- Keys in order: integers, other numbers, texts, false, true. They are those of the start.
 ---@param t table
 function M.pairs(t)
-  check_table(t, "pairs", 2)
-  local keys, i = keys_of(t, 2), 0
+  check_table(t, "pairs")
+  local keys, i = keys_of(t), 0
   return function()
     local key, value
     repeat
@@ -75,11 +85,11 @@ end
 ---@param t table
 ---@param key any
 function M.next(t, key)
-  check_table(t, "next", 2)
-  check_key(key, 3)
+  check_table(t, "next")
+  check_key(key)
   local best
   for k in pairs(t) do
-    check_key(k, 3)
+    check_key(k)
     if (key == nil or before(key, k)) and (best == nil or before(k, best)) then
       best = k
     end
@@ -93,7 +103,7 @@ end
 ---@param value any
 function M.tostring(value)
   if UNPRINTABLE[type(value)] then
-    error("tostring can't show a " .. type(value) .. "; name one of its fields", 2)
+    fail("tostring can't show a %s; name one of its fields", type(value))
   end
   return tostring(value)
 end
@@ -109,7 +119,7 @@ for _, name in ipairs { "find", "match", "gmatch", "gsub" } do
   local raw = string[name]
   M.string[name] = function(s, ...)
     if type(s) == "string" and #s > MAX_SUBJECT then
-      error(format("%s looks at texts of 64 kB at most; this one has %d bytes", name, #s), 2)
+      fail("%s looks at texts of 64 kB at most; this one has %d bytes", name, #s)
     end
     return raw(s, ...)
   end
@@ -119,7 +129,7 @@ function M.string.rep(s, n, separator)
   if type(s) == "string" and math.type(n) == "integer" and n > 0 then
     local size = #s + (type(separator) == "string" and #separator or 0)
     if size > 0 and n > MAX_TEXT // size then
-      error("rep makes texts of 1 MB at most", 2)
+      fail("rep makes texts of 1 MB at most")
     end
   end
   return rep(s, n, separator)
@@ -129,11 +139,11 @@ function M.string.format(f, ...)
   for i = 1, select("#", ...) do
     local kind = type((select(i, ...)))
     if UNPRINTABLE[kind] then
-      error(format("format can't show a %s (value %d); name one of its fields", kind, i), 2)
+      fail("format can't show a %s (value %d); name one of its fields", kind, i)
     end
   end
   if type(f) == "string" and string.find(string.gsub(f, "%%%%", ""), "%%[^%a]*p") then
-    error("format has no %p here: addresses differ from run to run", 2)
+    fail("format has no %%p here: addresses differ from run to run")
   end
   return format(f, ...)
 end
@@ -146,14 +156,14 @@ M.table = { concat = table.concat, insert = table.insert, remove = table.remove,
 function M.table.unpack(t, first, last)
   first, last = first or 1, last or #t
   if math.type(first) and math.type(last) and last - first >= MAX_VALUES then
-    error(format("unpack gives %d values at most", MAX_VALUES), 2)
+    fail("unpack gives %d values at most", MAX_VALUES)
   end
   return table.unpack(t, first, last)
 end
 
 function M.table.move(from, first, last, at, to)
   if math.type(first) and math.type(last) and last - first >= MAX_MOVED then
-    error(format("move moves %d values at most", MAX_MOVED), 2)
+    fail("move moves %d values at most", MAX_MOVED)
   end
   return table.move(from, first, last, at, to or from)
 end
@@ -178,7 +188,7 @@ end
 ---@param list any[]
 ---@param is_less? fun(a: any, b: any): boolean
 function M.table.sort(list, is_less)
-  check_table(list, "sort", 2)
+  check_table(list, "sort")
   local n = #list
   local from, to = {}, {}
   for i = 1, n do
@@ -199,7 +209,7 @@ function M.table.sort(list, is_less)
     end
   end)
   if not ok then
-    error("this list is read-only; sort a copy: table.move(list, 1, #list, 1, {})", 2)
+    fail("this list is read-only; sort a copy: table.move(list, 1, #list, 1, {})")
   end
 end
 

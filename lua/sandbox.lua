@@ -5,6 +5,8 @@ local suggest = require "suggest"
 
 local M = {}
 
+local fail = plain.fail
+
 local HINTS = {
   os = "for the time use now() or date(t)",
   io = "files can't be read; keep values in company.lua or in a module of lib/",
@@ -58,7 +60,7 @@ local function unknown(name, names)
 end
 
 local function refuse(_, key)
-  error("'" .. tostring(key) .. "' can't be assigned: this table is read-only", 2)
+  fail("'%s' can't be assigned: this table is read-only", tostring(key))
 end
 
 -- The proxy of a table. `names` tells what a missing field is called in an error; nil: it is nil.
@@ -88,7 +90,7 @@ local freeze
 local function add_unknown(copy, name)
   return setmetatable(copy, { __index = function(_, key)
     local full = name .. "." .. tostring(key)
-    error(unknown(full, suggest.hint(tostring(key), copy)), 2)
+    fail("%s", unknown(full, suggest.hint(tostring(key), copy)))
   end })
 end
 
@@ -143,11 +145,11 @@ for _, name in ipairs { "string", "table", "math", "utf8" } do
 end
 
 local function no_require()
-  error("require works at the top of a file only", 2)
+  fail("require works at the top of a file only")
 end
 
 local function assigned(_, name)
-  error("global '" .. tostring(name) .. "' assigned; write: local " .. tostring(name) .. " = …", 2)
+  fail("global '%s' assigned; write: local %s = …", tostring(name), tostring(name))
 end
 
 --- The `_ENV` of one file.
@@ -167,7 +169,7 @@ function M.env(options)
     names[name] = type(value) == "table" and freeze(value, name) or value
   end
   setmetatable(names, { __index = function(_, name)
-    error(unknown(tostring(name), suggest.hint(tostring(name), names)), 2)
+    fail("%s", unknown(tostring(name), suggest.hint(tostring(name), names)))
   end })
   return setmetatable({}, { __index = names, __newindex = assigned, __metatable = false })
 end
