@@ -64,7 +64,7 @@ local function emit_facts(out, change, facts, now, failed)
     local event = judge.event_of(change, rule, now)
     local ok, wanted = true, true
     if rule.when then
-      ok, wanted = judge.evaluate("when", rule.name, event.id, judge.zone_of(event), rule.when,
+      ok, wanted = judge.evaluate("when", rule.name, change.entity_id, judge.zone_of(event), rule.when,
         frozen.view(event))
     end
     if not ok then
@@ -114,7 +114,8 @@ local function arrived(out, rule, arrival, payload, now)
   event.name, event.id, event.time, event.of = rule.name, judge.uuid(), now, rule.subject
   local ok, wanted = true, true
   if rule.when then
-    ok, wanted = judge.evaluate("when", rule.name, event.id, judge.zone_of(event), rule.when, frozen.view(event))
+    ok, wanted = judge.evaluate("when", rule.name, tostring(arrival.id), judge.zone_of(event), rule.when,
+      frozen.view(event))
   end
   if not ok then
     out.errors[#out.errors + 1] = { rule = rule.name, entity = rule.subject,

@@ -110,9 +110,14 @@ function M.zone_of(event)
   return type(event.customer) == "table" and event.customer.zone or nil
 end
 
+-- Tells one evaluation from another, also when the batch comes again and the event is made anew.
+local function subject_of(event)
+  return event.name .. " " .. tostring(entities.keys(event.of, event[event.of])[1])
+end
+
 local function key_of(w, event, seen)
   if type(w.key) == "function" then
-    local ok, value = M.evaluate("key", w.name, event.id, M.zone_of(event), w.key, seen)
+    local ok, value = M.evaluate("key", w.name, subject_of(event), M.zone_of(event), w.key, seen)
     if not ok or value == nil then
       return ok, value
     elseif type(value) == "table" or type(value) == "function" then
@@ -143,7 +148,7 @@ end
 function M.ask(w, event, again)
   local seen = frozen.view(event)
   if w.when then
-    local ok, value = M.evaluate("when", w.name, event.id, M.zone_of(event), w.when, seen)
+    local ok, value = M.evaluate("when", w.name, subject_of(event), M.zone_of(event), w.when, seen)
     if not ok or not value then
       return ok, not ok and value or nil
     end

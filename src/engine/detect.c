@@ -105,7 +105,7 @@ static void settled(void *ctx, const struct db_reply *reply)
     d->stats.started += db_int(reply, last, 0, 1);
     d->stats.errors += db_int(reply, last, 0, 3);
     bool told = db_int(reply, last, 0, 1) > 0 || db_int(reply, last, 0, 2) > 0;
-    d->set_aside = false;
+    d->set_aside = d->blamed = false;
     d->limit = d->limit * 2 < BATCH ? d->limit * 2 : BATCH;
     if (told && d->settled)
         d->settled(d->ctx);
@@ -149,40 +149,49 @@ static void settle(struct detect *d, char *judged)
 
 /* ---- judge ---- */
 
-/* Lets Lua judge the input of this round. An evaluation that takes too long is found and left out
- * of the next try. */
+/* An evaluation took too long: it is found, and left out when the batch comes again. False: it
+ * was none of the company's. */
+static bool blame(struct detect *d, const struct err *why)
+{
+    struct buf out;
+    struct err ignored;
+    const struct slice arg = slice_of(why->message);
+    buf_init(&out, 4096);
+    bool found = why->code == ERR_LIMIT && vm_call(d->vm, "blame", &arg, 1, &out, &ignored) &&
+                 out.len > 0;
+    if (found)
+        log_warn("detect", "an evaluation was stopped", "rule", out.data, "error", why->message,
+                 NULL);
+    buf_fini(&out);
+    return found;
+}
+
+/* Lets Lua judge the input of this round. */
 void detect_judge(struct detect *d)
 {
     struct err err;
-    for (int tries = 0; tries < 20; tries++) {
-        struct buf out;
-        buf_init(&out, TEXT_MAX);
-        const struct slice args[] = {{d->input.data, d->input.len},
-                                     slice_of(tries > 0 ? "again" : NULL),
-                                     slice_of(d->set_aside ? d->aside.message : NULL)};
-        if (vm_call(d->vm, "batch", args, ARRAY_LEN(args), &out, &err)) {
-            settle(d, out.data);
-            buf_fini(&out);
-            return;
-        }
-        buf_clear(&out);
-        const struct slice why = slice_of(err.message);
-        struct err ignored;
-        bool blamed = err.code == ERR_LIMIT && vm_call(d->vm, "blame", &why, 1, &out, &ignored) &&
-                      out.len > 0;
-        if (blamed)
-            log_warn("detect", "an evaluation was stopped", "rule", out.data, "error", err.message,
-                     NULL);
+    struct buf out;
+    buf_init(&out, TEXT_MAX);
+    const struct slice args[] = {{d->input.data, d->input.len},
+                                 slice_of(d->blamed ? "again" : NULL),
+                                 slice_of(d->set_aside ? d->aside.message : NULL)};
+    if (d->input.overflow)
+        err_set(&err, ERR_INPUT, "the batch is longer than %zu bytes", TEXT_MAX);
+    else if (vm_call(d->vm, "batch", args, ARRAY_LEN(args), &out, &err)) {
+        settle(d, out.data);
         buf_fini(&out);
-        if (!blamed)
-            break;
-    }
-    if (d->limit > 1 || !d->set_aside) {
-        halve(d, &err);
         return;
     }
-    log_error("detect", "a batch can't be judged", "error", err.message, NULL);
-    detect_rest(d, AGAIN_MS);
+    buf_fini(&out);
+    if (blame(d, &err)) {
+        d->blamed = true;
+        detect_rest(d, 0);
+    } else if (d->limit > 1 || !d->set_aside) {
+        halve(d, &err);
+    } else {
+        log_error("detect", "a batch can't be judged", "error", err.message, NULL);
+        detect_rest(d, AGAIN_MS);
+    }
 }
 
 /* ---- read ---- */

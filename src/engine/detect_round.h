@@ -28,6 +28,7 @@ struct detect {
     bool stopped; /* freed with the next reply */
     bool gone;    /* the lease is */
 
+    bool blamed;    /* an evaluation is left out of the next batch */
     int limit;      /* of the next batch */
     bool odd;       /* of a limit of one: a change's turn, else an arrival's */
     bool set_aside; /* what is read next is settled as an error, for this reason: */

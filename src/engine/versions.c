@@ -26,7 +26,7 @@
 #define ALL_MAX ((size_t)32 << 20)
 #define TEXT_MAX ((size_t)128 << 20)
 #define DETECT_MEMORY ((size_t)160 << 20)
-#define DETECT_BURST_MS 2000 /* of a whole batch */
+#define DETECT_BURST_MS 1000 /* of a whole batch */
 #define TRY_AGAIN_MS 1000
 
 struct versions {

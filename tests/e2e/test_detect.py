@@ -109,6 +109,7 @@ class DetectTest(unittest.TestCase):
     def end(self):
         self.driver.terminate()
         self.assertEqual(0, self.driver.wait(20))
+        self.driver.stdout.close()
 
     def write(self, name, text):
         path = os.path.join(self.workflows, name)
