@@ -15,7 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LOOK_US 500000
+#define LOOK_MS 500
+#define IMPORT_MS 100   /* while the bar moves */
 #define SEEN (1u << 17) /* keys remembered; older ones are overwritten */
 
 /* $1: events settled after this number; $2: the real time of the last look, or null. Columns: key,
@@ -28,6 +29,7 @@ static const char news[] =
     "   entity || ' ' || entity_id || coalesce(', ' || (payload->'customer'->>'name'), '') as text,"
     "   settled, 0 as rank from fresh"
     " union all select 'i' || i.id, i.created_at, 'starts', i.workflow ||"
+    "   coalesce(' for ' || i.entity || ' ' || i.entity_id, '') ||"
     "   case when i.mode = 'shadow' then ' (shadow)' else '' end, f.settled, 1"
     "   from fresh f join workflow_instances i on i.event_id = f.id"
     " union all select 'w' || w.instance_id || w.branch || '/' || w.ordinal, w.registered_at,"
@@ -158,7 +160,7 @@ int cmd_watch(struct front *front, int argc, char **argv)
     sigprocmask(SIG_BLOCK, &signals, NULL);
     w.seen = xcalloc(SEEN, sizeof(*w.seen));
     for (;;) {
-        struct timespec pause = {0, LOOK_US * 1000};
+        struct timespec pause = {0, (w.imported ? LOOK_MS : IMPORT_MS) * 1000000L};
         if (engine == NULL)
             engine = session_open(url, &err);
         if (st == NULL)
