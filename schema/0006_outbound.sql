@@ -907,7 +907,7 @@ create function revocation(p_text text, p_type text) returns text language sql i
       then 'stop'
     when p_type = 'START' or w ~ '^(start|unstop|yes)$' then 'start'
     when w ~ '\m(stop|quit|cease)\M.{0,20}\m(text|texting|texts|messag\w*|contact\w*|send\w*|call\w*|emailing|bothering|spam\w*|these|this)\M'
-      or w ~ '\m(dont|do not|never|no longer)\M.{0,25}\m(text|message|contact|call|email|write) (me|us|this)\M'
+      or w ~ '\m(dont|do not|never|no longer)( ever| please| you)* (text|message|contact|call|email|write)( to)? (me|us|this)\M'
       or w ~ '\m(unsubscribe|opt (me )?out|opting out|take me off|remove me|remove my|remove this number|no more (texts?|messages?)|leave me alone|wrong number.{0,20}stop)\M'
       then 'words' end
   from (select btrim(regexp_replace(regexp_replace(lower(coalesce(p_text, '')), '[''’]', '', 'g'),
