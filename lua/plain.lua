@@ -2,7 +2,7 @@
 -- (addresses, hash order, chance), and no call of C can take long or large.
 local M = {}
 
-local MAX_SUBJECT = 64 * 1024  -- of find, match, gmatch, gsub: C can't be interrupted
+local MAX_SUBJECT = 64 * 1024  -- of find, match, gmatch, gsub
 local MAX_TEXT = 1024 * 1024   -- of rep
 local MAX_VALUES = 1000        -- of unpack
 local MAX_MOVED = 1000000      -- of move
@@ -116,7 +116,7 @@ for _, name in ipairs { "byte", "char", "len", "lower", "reverse", "sub", "upper
 end
 
 for _, name in ipairs { "find", "match", "gmatch", "gsub" } do
-  local raw = string[name]
+  local raw = host.pattern[name] -- the budget holds in it, unlike in Lua's own
   M.string[name] = function(s, ...)
     if type(s) == "string" and #s > MAX_SUBJECT then
       fail("%s looks at texts of 64 kB at most; this one has %d bytes", name, #s)

@@ -225,6 +225,8 @@ void host_open(lua_State *L)
     luaL_newlib(L, functions);
     luaL_newlib(L, zone_functions);
     lua_setfield(L, -2, "zone");
+    host_open_pattern(L);
+    lua_setfield(L, -2, "pattern");
     json_open(L);
     lua_setfield(L, -2, "json");
 }

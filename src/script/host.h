@@ -8,6 +8,8 @@
 
 /* Pushes the table, without `post`, which needs a vm. May raise. */
 void host_open(lua_State *L);
+/* Pushes host.pattern; host_pattern.c. */
+void host_open_pattern(lua_State *L);
 
 /* "workflows/followup.lua:12": where the nearest function that isn't ours (lua/) is. False: none
  * is on the stack. */
