@@ -466,6 +466,9 @@ begin
   update st_sync_log l set state = 'interrupted', finished_at = clock_timestamp()
   where l.entity = feed and l.state = 'running'
     and l.progress_at < clock_timestamp() - interval '5 minutes';
+  delete from st_sync_log l
+  where l.id in (select o.id from st_sync_log o where o.entity = feed order by o.id limit 50)
+    and l.started_at < now() - interval '30 days';
   insert into sync_cursors (entity) values (feed) on conflict do nothing;
   if from_start then
     update sync_cursors c set cursor = null where c.entity = feed and c.cursor is not null;
@@ -539,13 +542,16 @@ create function parents_wanted() returns table (entity text, ids text) language 
   where w.n <= 50 group by w.entity
 $$;
 
--- They were fetched, found or not; changes that wait for something are looked at again.
+-- They were fetched, found or not. When nothing more is asked for, changes that wait are looked at
+-- again at once.
 create function parents_answered(kind text, ids bigint[]) returns void language plpgsql as $$
 begin
   update parent_requests r set answered_at = clock_timestamp()
   where r.entity = kind and r.id = any(ids) and r.answered_at is null;
-  update changes c set retry_at = clock_timestamp() where c.retry_at > clock_timestamp();
-  if found then
-    perform pg_notify('changes', '');
+  if not exists (select from parent_requests r where r.answered_at is null) then
+    update changes c set retry_at = clock_timestamp() where c.retry_at > clock_timestamp();
+    if found then
+      perform pg_notify('changes', '');
+    end if;
   end if;
 end $$;

@@ -264,8 +264,8 @@ $$;
 create function customer_more(customer bigint, tag_ids bigint[]) returns json
 language sql stable as $$
   select json_build_object('phone', k.phone, 'email', k.email, 'known', k.known,
-    'tags', (select json_object_agg(t.name, true order by t.name) from st_tag_types t
-             where t.id = any(tag_ids)),
+    'tags', (select coalesce(json_object_agg(t.name, true order by t.name), '{}')
+             from st_tag_types t where t.id = any(tag_ids)),
     'last_job_on', (select max(j.completed_on)::date from st_jobs j
                     where j.customer_id = customer and j.completed_on is not null))
   from (select count(*) as known,
@@ -496,10 +496,15 @@ begin
     order by d.seq;
 end $$;
 
--- These changes wait for what they point to: it is asked for by id, and they come again soon.
+-- These changes wait for what they point to: it is asked for by id, and they come again soon, more
+-- slowly as they get older.
 create function postpone_changes(seqs bigint[]) returns void language plpgsql as $$
 begin
-  update changes c set retry_at = clock_timestamp() + interval '2 seconds' where c.seq = any(seqs);
+  update changes c
+  set retry_at = clock_timestamp()
+                 + least(greatest((clock_timestamp() - c.noticed_at) / 4, interval '2 s'),
+                         interval '30 s')
+  where c.seq = any(seqs);
   insert into parent_requests as r (entity, id)
   select distinct w.entity, w.id
   from (select array_agg(c.entity order by c.seq) as entities,

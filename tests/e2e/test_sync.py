@@ -308,6 +308,7 @@ class SyncTest(unittest.TestCase):
         change, = self.read_changes()
         self.assertEqual(("customer", "1"), (change["entity"], change["entity_id"]))
         self.assertEqual("+15125550100", change["new"]["phone"])
+        self.assertEqual({}, change["new"]["tags"])
 
     def test_a_deleted_row_is_a_change(self):
         self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
