@@ -2,8 +2,8 @@
 
   python3 tools/simulator/check.py var/books.jsonl
 
-It works from the simulator's own company and books alone. Each problem is a line; the last line is
-a summary as JSON. Exit status: 0 nothing is wrong, 1 something is, 2 it could not be checked.
+It works from the simulator's own company and books alone. Each problem is a line, and so is a
+note (a race that is nobody's fault); the last line is a summary as JSON. Exit status: 0 nothing is wrong, 1 something is, 2 it could not be checked.
 """
 import argparse
 import json
@@ -21,12 +21,12 @@ SUMS = ("lost", "duplicates", "forbidden", "sms", "email", "contacts", "opportun
 
 
 def check(path, templates, slack=6.0, stop_slack=5.0, wire_slack=2.0):
-    """The problems of one run as lines, and its summary."""
+    """The problems of one run as lines, its summary, and notes."""
     record = Record(path)
     owed = Owed(record, slack, stop_slack)
     judge = Judge(record, owed, templates, wire_slack)
     verdict = judge.run()
-    return verdict.problems(), summary(record, owed, judge, verdict)
+    return verdict.problems(), summary(record, owed, judge, verdict), verdict.notes
 
 
 def main():
@@ -41,20 +41,21 @@ def main():
     p.add_argument("--wire-slack", type=float, default=2.0,
                    help="real seconds between deciding on a send and its arrival")
     options = p.parse_args()
-    total, problems = {}, []
+    total, problems, notes = {}, [], []
     try:
         templates = Templates(options.templates)
         for path in options.books:
-            found, part = check(path, templates, options.slack, options.stop_slack,
-                                options.wire_slack)
+            found, part, noted = check(path, templates, options.slack, options.stop_slack,
+                                       options.wire_slack)
             problems += found
+            notes += noted
             for name in SUMS:
                 total[name] = total.get(name, 0) + part[name]
             total["days"] = max(total.get("days", 0), part["days"])
     except (OSError, ValueError, KeyError) as e:
         print("check: %s: %s" % (type(e).__name__, e), file=sys.stderr)
         return 2
-    for line in problems:
+    for line in problems + ["note: " + n for n in notes]:
         print(line)
     print(json.dumps(total))
     return 1 if problems else 0

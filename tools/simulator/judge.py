@@ -10,6 +10,8 @@ ARRIVALS_IN_QUIET = 0.35      # of marketing texts, arriving in quiet hours; hal
 
 
 class Verdict:
+    """What is wrong; and notes: races that the company cannot tell apart either."""
+
     def __init__(self):
         self.lost, self.duplicates, self.forbidden, self.notes = [], [], [], []
 
@@ -211,8 +213,12 @@ class Judge:
         if known["sold"] and status != "won":
             self.verdict.lost.append("estimate %d is sold, its opportunity is %s" % (key, status))
         elif known["sold"] and line["pipeline"] == "Sales" and line["stage"] != "Job Sold":
-            self.verdict.lost.append("estimate %d is sold, its opportunity stands at %s" % (
-                key, line["stage"]))
+            text = "estimate %d is sold, its opportunity stands at %s" % (key, line["stage"])
+            jobs = [j for j in self.owed.by_job.values() if j["estimate"] == key]
+            if all(self.apart(j) for j in jobs):
+                self.verdict.lost.append(text)
+            else:                     # sale, job and appointment were noticed in one moment
+                self.verdict.notes.append(text)
         elif known["lost"] and status != "lost":
             self.verdict.lost.append("estimate %d is dismissed, its opportunity is %s" % (
                 key, status))
@@ -231,13 +237,14 @@ class Judge:
                 continue
             if not own and not other:
                 self.verdict.lost.append("an opportunity for the installation, job %d" % key)
-            elif all(final[k]["pipeline"] != "Install" for k in own + other) and \
-                    self.apart(job):
-                self.verdict.lost.append("job %d: its opportunity is not in the Install pipeline" %
-                                         key)
+            elif all(final[k]["pipeline"] != "Install" for k in own + other):
+                to = self.verdict.lost if self.apart(job) else self.verdict.notes
+                to.append("job %d: its opportunity is not in the Install pipeline" % key)
 
     def apart(self, job):
         """Whether the job was noticed clearly after its estimate was known to be sold."""
+        if job["estimate"] is None or job["known"] is None:
+            return True
         sold = self.record.becomes("estimates", job["estimate"],
                                    lambda r: r["status"]["name"] == "Sold")
         served = sold and self.record.taken_at("estimates", job["estimate"], sold.number)

