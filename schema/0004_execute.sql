@@ -5,9 +5,11 @@
 
 -- The lease --------------------------------------------------------------------------------------
 
+-- KEY SHARE is enough to make a takeover's DELETE wait for this unit, and doesn't make the renewal of
+-- the lease, an update of other columns, wait for all units in flight.
 create function fence(me uuid) returns void language plpgsql volatile as $$
 begin
-  perform 1 from workflow_workers w where w.id = me and w.until > clock_timestamp() for share;
+  perform 1 from workflow_workers w where w.id = me and w.until > clock_timestamp() for key share;
   if not found then
     raise exception 'the lease of worker % is gone', me using errcode = 'MWF01';
   end if;
@@ -182,7 +184,7 @@ $$;
 -- it is stopping already, what it is stopping for.
 create function claim(me uuid, n int) returns table (
   instance_id uuid, epoch int, definition int, run smallint, state text, reason json,
-  instance text, event json, steps json, seq int, stops json)
+  instance text, event json, steps json, seq int, stops json, watched boolean)
 language sql volatile as $$
   with u as (
     update workflow_queue q
@@ -220,7 +222,8 @@ language sql volatile as $$
         select json_agg(json_build_array(c.event_id, c.judged, c.settled, c.payload)
                         order by c.settled)
         from stop_candidates(array[u.instance_id]) c)
-    end
+    end,
+    u.watched
   from u
 $$;
 

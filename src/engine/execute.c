@@ -15,6 +15,7 @@
 #define MAX_LIVE 2000 /* instances under way at once */
 #define CLAIM 500     /* of one unit */
 #define POLL_MS 1000
+#define LEAST_MS 5 /* what is due may be another worker's claim that isn't committed */
 
 struct execute {
     const struct engine *engine;
@@ -67,6 +68,7 @@ static void due_known(void *ctx, const struct db_reply *reply)
     if (db_reply_outcome(reply) == DB_OK && db_value(reply, 0, 0, 0)) {
         int64_t next = db_int(reply, 0, 0, 0);
         ms = next < ms ? next : ms;
+        ms = ms > LEAST_MS ? ms : LEAST_MS;
     }
     loop_timer_set(x->timer, ms);
 }

@@ -39,7 +39,15 @@ static void left(struct note *note)
     struct instance *in = note->ctx;
     in->notes--;
     if (note->result == NOTE_REFUSED && note->kind == NOTE_FINISH) {
+        in->left = false;
         instance_leave_stuck(in, "record_failed", note->error);
+        instance_pump(in);
+        return;
+    }
+    if (note->result == NOTE_REFUSED && !in->refused) {
+        in->refused = true;
+        in->left = false;
+        instance_leave_stuck(in, "release_failed", note->error);
         instance_pump(in);
         return;
     }
@@ -85,11 +93,20 @@ void instance_leave_stuck(struct instance *in, const char *code, const char *mes
     buf_fini(&reason);
 }
 
+static bool awaits_event(const struct instance *in)
+{
+    for (const struct request *r = in->requests; r; r = r->next) {
+        if (r->kind == REQUEST_WAIT)
+            return true;
+    }
+    return false;
+}
+
 static void leave_now(struct instance *in)
 {
     struct note *note = note_new(in->leaving_kind, in->id, in);
     note->json = in->leaving_json;
-    note->gated = in->leaving_kind == NOTE_RELEASE;
+    note->gated = in->leaving_kind == NOTE_RELEASE && (in->watched || awaits_event(in));
     note->done = left;
     note->ctx = in;
     in->leaving_json = NULL;
@@ -481,6 +498,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
     in->next_seq = (int)db_int(reply, s, row, 9) + 1;
     if (db_value(reply, s, row, 10))
         read_stops(in, db_value(reply, s, row, 10), db_length(reply, s, row, 10));
+    in->watched = db_bool(reply, s, row, 11);
     if (in->steps && strlen(in->steps) > MAX_HISTORY && !in->stopping)
         instance_leave_stuck(in, "history", "its history is larger than 16 MB");
     in->waits_body = true;

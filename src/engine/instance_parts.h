@@ -50,6 +50,8 @@ struct instance {
     bool halting;             /* decided, not begun */
     bool stopping;            /* on_stop runs */
     bool idle;                /* stuck or paused when it was claimed */
+    bool watched;             /* events may stop it */
+    bool refused;             /* the database refused to take it back as it was */
     bool waits_body;
     bool leaving, left, orphan;
     enum note_kind leaving_kind;

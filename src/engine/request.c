@@ -218,7 +218,7 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
     case ACTION_HELD:
         r->state = REQUEST_WAITING;
         log_warn("execute", "stuck", "instance", in->id, "step", r->name, "reason", text, NULL);
-        instance_leave_with_reason(in, "stuck", NULL, text);
+        instance_leave_with_reason(in, "stuck", NULL, text ? text : "{}");
         break;
     case ACTION_SUSPENDED: {
         struct buf reason;
@@ -364,7 +364,7 @@ static void suspend(struct request *r, const char *chosen)
         candidate_free(c);
     }
     struct note *note = new_note(r, NOTE_SUSPEND, suspended);
-    note->gated = r->kind == REQUEST_WAIT || alone;
+    note->gated = r->kind == REQUEST_WAIT || in->watched;
     note->seq = alone;
     struct buf out;
     buf_init(&out, ELEMENT_MAX);
