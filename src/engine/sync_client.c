@@ -249,11 +249,14 @@ static void refused(struct sync_call *call, const struct fetch_result *result)
     char reason[256];
     struct err err;
     reason_of(result, reason, sizeof(reason));
-    const char *hint = result->status == 404 ? "; are SERVICE_TITAN_TENANT_ID and "
-                                               "SERVICE_TITAN_API_URL right?"
-                       : result->status == 401 || result->status == 403
-                           ? "; is SERVICE_TITAN_APP_KEY right, and may the app read this?"
-                           : "";
+    const char *hint = "";
+    if (result->status == 404) {
+        hint = "; are SERVICE_TITAN_TENANT_ID and SERVICE_TITAN_API_URL right?";
+    } else if (result->status == 401 || result->status == 403) {
+        hint = "; is SERVICE_TITAN_APP_KEY right, and may the app read this?";
+    } else if (strstr(call->path, "/export/")) {
+        hint = "; if it no longer knows this place, `moonwright sync NAME --full` begins anew";
+    }
     err_set(&err, ERR_INPUT, "ServiceTitan refused GET %s with %d%s%s", call->path, result->status,
             reason, hint);
     fail(call, &err);

@@ -566,6 +566,84 @@ class SyncTest(unittest.TestCase):
         asked = self.st.asked("/crm/v2/tenant/7/customers")
         self.assertTrue(any(q.get("ids") == "1" for _, _, q in asked))
 
+    def role(self, **env):
+        return subprocess.Popen([DRIVER, "role"], stderr=subprocess.PIPE, text=True,
+                                env=dict(self.env, SYNC_FULL_CRON="", **env))
+
+    def wait_for(self, query, expected, seconds=20):
+        deadline = time.time() + seconds
+        while self.sql(query) != expected:
+            self.assertLess(time.time(), deadline, query + ": " + self.sql(query))
+            time.sleep(0.1)
+
+    def test_the_role_runs_by_its_schedule(self):
+        role = self.role(SYNC_INCREMENTAL_CRON="* * * * * *")
+        try:
+            for n in range(1, 4):
+                self.st.add("customers", customer(n))
+                self.wait_for("select count(*) from st_customers", str(n))
+        finally:
+            role.terminate()
+            output = role.communicate(timeout=20)[1]
+        self.assertEqual(0, role.returncode, output)
+
+    def test_the_role_ends_at_once_in_the_middle_of_a_run(self):
+        self.st.page = 1
+        self.st.add("customers", *[customer(n) for n in range(1, 2000)])
+        role = self.role(SYNC_INCREMENTAL_CRON="0 0 1 1 *", SYNC_REQUESTS_PER_SECOND="50")
+        try:
+            self.wait_for("select count(*) > 3 from st_customers", "t")
+        finally:
+            role.terminate()
+            output = role.communicate(timeout=5)[1]
+        self.assertEqual(0, role.returncode, output)
+
+    def test_the_role_fetches_what_is_asked_for_when_told(self):
+        role = self.role(SYNC_INCREMENTAL_CRON="0 0 1 1 *")
+        try:
+            self.wait_for("select count(*) from sync_cursors where completed_at is not null", "13")
+            self.st.add("customers", customer(1))
+            self.st.add("contacts", contact(10, 1), contact(11, 1), contact(12, 2))
+            self.sql("insert into st_estimates (id, customer_id, modified_on)"
+                     " values (5, 1, '2099-01-01')")
+            started = time.time()
+            self.sql("select postpone_changes(array_agg(seq)) from changes")
+            self.wait_for("select count(*) from st_customers", "1")
+            self.assertLess(time.time() - started, 4)   # sooner than it would look by itself
+            self.sql("insert into parent_requests (entity, id) values ('contacts', 1)")
+            self.sql("select pg_notify('sync', '')")
+            self.wait_for("select string_agg(id::text, ',' order by id) from st_contacts", "10,11")
+        finally:
+            role.terminate()
+            role.communicate(timeout=20)
+
+    def test_addresses_names_and_zones(self):
+        for text, expected in (
+                ("phone_e164('(512) 555-0100')", "+15125550100"),
+                ("phone_e164('1-512-555-0100 ext. 12')", "+15125550100"),
+                ("phone_e164('+44 20 7946 0000')", "+442079460000"),
+                ("phone_e164('555-0100')", ""), ("phone_e164('2 512 555 0100')", ""),
+                ("phone_e164('n/a')", ""), ("phone_e164(null)", ""),
+                ("email_normal(' Ann@Example.COM ')", "ann@example.com"),
+                ("email_normal('ann at example')", ""), ("email_normal('a@b.c, d@e.f')", ""),
+                ("person_name('Ann Lee', 'Residential')", "{Ann,Lee}"),
+                ("person_name('Lee, Ann', 'Residential')", "{Ann,Lee}"),
+                ("person_name('Ann B. Lee', 'Residential')", "{Ann,Lee}"),
+                ("person_name('Mary-Jo O''Neil', 'Residential')", "{Mary-Jo,O'Neil}"),
+                ("person_name('Ann & Bob Lee', 'Residential')", ""),
+                ("person_name('Dr Ann Lee', 'Residential')", ""),
+                ("person_name('The Lees', 'Residential')", ""),
+                ("person_name('Lee Heating LLC', 'Residential')", ""),
+                ("person_name('Ann Lee', 'Commercial')", ""),
+                ("person_name('Cher', 'Residential')", ""),
+                ("customer_zone('TX', '78701')", "America/Chicago"),
+                ("customer_zone('tx ', '79901-1234')", "America/Denver"),
+                ("customer_zone('TX', null)", ""), ("customer_zone('FL', '32501')", "America/Chicago"),
+                ("customer_zone('AZ', '85001')", "America/Phoenix"),
+                ("customer_zone('Bavaria', '80331')", ""), ("customer_zone(null, null)", ""),
+                ("job_status('In Progress')", "InProgress"), ("job_status('cancelled')", "Canceled")):
+            self.assertEqual(expected, self.sql("select " + text), text)
+
     def test_consuming_is_all_or_nothing(self):
         self.sql("insert into st_estimates (id, modified_on) values (1, now()), (2, now())")
         seqs = self.sql("select array_agg(seq) from changes")
