@@ -26,12 +26,15 @@ end
 
 -- Evaluating -------------------------------------------------------------------------------------
 
+--- The text of whatever was raised.
+---@return string
 function M.message_of(err)
   local text = type(err) == "table" and tostring(err.message or err.code) or tostring(err)
   return (text:gsub("^workflows/", ""))
 end
 
 -- Calls f(...) alone: (true, value) or (false, message). what is "when", "key", "becomes", "read".
+---@return boolean, any
 function M.evaluate(what, name, subject, zone, f, ...)
   local id = what .. " " .. name .. " " .. subject
   local why = banned[id] or (strikes[what .. " " .. name] or 0) > 2 and "it was stopped three times"
@@ -43,7 +46,11 @@ function M.evaluate(what, name, subject, zone, f, ...)
   local ok, value = pcall(f, ...)
   files.doing, current = nil, nil
   if not ok then
-    return false, M.message_of(value)
+    local text = M.message_of(value)
+    if not text:match "^[%w_/]+%.lua:" then -- a tail call has left no line behind
+      text = (M.world.rules[name] and "events" or name) .. ".lua: " .. text
+    end
+    return false, text
   end
   return true, value
 end
@@ -90,6 +97,7 @@ local function differences(old, new)
   return changed
 end
 
+--- The event that a change is by a rule: its snapshots, what it was, what differs.
 function M.event_of(change, rule, now)
   local e = {}
   for entity, record in pairs(change.snapshot or {}) do
@@ -106,6 +114,7 @@ function M.event_of(change, rule, now)
   return e
 end
 
+---@return string|nil the zone of an event's customer
 function M.zone_of(event)
   return type(event.customer) == "table" and event.customer.zone or nil
 end
@@ -144,7 +153,7 @@ local function start_of(w, event, key, again)
     stops = json.array(stops) }
 end
 
--- Asks one workflow about an event: (true, start or nil), or (false, message).
+--- Asks one workflow about an event: (true, start or nil), or (false, message).
 function M.ask(w, event, again)
   local seen = frozen.view(event)
   if w.when then
@@ -160,6 +169,7 @@ function M.ask(w, event, again)
   return true, start_of(w, event, key, again)
 end
 
+--- Adds an event to what is settled, and what it starts or who raised.
 function M.add_event(out, rule, event, entity_id, at, weak, silent)
   out.events[#out.events + 1] = { id = event.id, type = rule.name, entity = rule.subject,
     entity_id = tostring(entity_id), at = at, noticed = event.time, weak = weak,
