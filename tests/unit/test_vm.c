@@ -157,7 +157,8 @@ static void recursion_ends(void **state)
 {
     (void)state;
     struct fixture f;
-    vm_up(&f, &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .burst_ms = 5000});
+    vm_up(&f, &(struct vm_options){
+                  .main = "probe", .lua_dir = FIXTURE_DIR, .burst_ms = 5000, .memory = 256 << 20});
     assert_false(eval(&f, "local function f() return 1 + f() end return f()"));
     assert_non_null(strstr(f.err.message, "stack overflow"));
     assert_false(eval(&f, "local function f() return pcall(f) end error(tostring(f()))"));
