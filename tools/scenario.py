@@ -214,10 +214,21 @@ class Scenario:
         return codes
 
 
+def errors(scenario):
+    """What the product itself calls an error; with faults some are to be expected."""
+    with open(scenario.log, errors="replace") as log:
+        found = [line.strip() for line in log if " level=error " in line]
+    if found and not scenario.options.faults:
+        print("%d errors in the log, the first: %s" % (len(found), found[0]))
+        return True
+    return False
+
+
 def check(scenario, begun):
     counts = scenario.play()
     codes = scenario.stop()
     good, verdict = scenario.judge()
+    good = good and not errors(scenario)
     if codes[0] != 0:
         print("moonwright ended with %d: %s" % (codes[0], scenario.product.last_line()))
     if counts["raised"]:

@@ -26,12 +26,11 @@
 static const char SQL_BY_ADDRESS[] =
     "select json_agg(snapshot_of('customer', id::text)) from customers_by_address($1) id";
 static const char SQL_BY_EVENTS[] =
-    "select coalesce(json_object_agg(a.address, a.customers), '{}') from ("
-    "select lower(btrim(e->>'email')) as address, (select json_agg(snapshot_of('customer', "
-    "id::text)) from customers_by_address(lower(btrim(e->>'email'))) id) as customers "
-    "from json_array_elements($1::json) e "
+    "select coalesce(json_object_agg(a.address, (select json_agg(snapshot_of('customer', id::text)) "
+    "from customers_by_address(a.address) id)), '{}') from ("
+    "select distinct lower(btrim(e->>'email')) as address from json_array_elements($1::json) e "
     "where json_typeof(e) = 'object' and e->>'email' is not null "
-    "and e->>'event' in ('unsubscribe', 'group_unsubscribe', 'spamreport') group by 1) a";
+    "and e->>'event' in ('unsubscribe', 'group_unsubscribe', 'spamreport')) a";
 static const char SQL_STATUS[] = "select hook_twilio_status($1::json)";
 static const char SQL_INBOUND[] =
     "select hook_twilio_inbound(($1::jsonb || jsonb_build_object('customers', $2::jsonb))::json)";
