@@ -445,6 +445,50 @@ class ExecuteTest(unittest.TestCase):
         self.states(done=1)
         self.assertEqual("estimate_approved", self.sql("select outcome from workflow_instances"))
 
+    def test_a_wait_since_a_time_sees_what_came_before_the_start(self):
+        self.body("local a = wait_for('estimate_approved', { since = moment(e.time or now(), { before = '1m' }), timeout = '1s' })\n"
+                  "return tostring(a and a.data.n)")
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":1}}', "business_now() - interval '1 h'")
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":2}}', "business_now() - interval '20 s'")
+        self.begin(1)
+        self.worker()
+        self.states(done=1)
+        self.assertEqual("2", self.sql("select outcome from workflow_instances"))
+
+    def test_a_signal_reaches_one_instance(self):
+        self.body("local a = wait_for('signal_go', { timeout = '2s' })\nreturn tostring(a and a.data.n)")
+        ids = self.begin(2)
+        self.worker()
+        self.states(waiting=2)
+        self.happen("signal_go", ["instance:" + ids[0]], '{"data":{"n":7}}')
+        self.states(done=2)
+        self.assertEqual("7,nil", self.sql(
+            "select string_agg(outcome, ',' order by outcome) from workflow_instances"))
+
+    def test_an_event_between_two_waits_is_there_for_the_second(self):
+        self.body("wait_for('estimate_approved')\nsms.send { to = e.customer, text = 'slow 500' }\n"
+                  "return wait_for('estimate_approved').data.n .. ''")
+        self.begin(1)
+        self.worker()
+        self.states(waiting=1)
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":1}}')
+        self.wait("select count(*) from effects", "1")
+        self.happen("estimate_approved", ["estimate:1"], '{"data":{"n":2}}')
+        self.states(done=1)
+        self.assertEqual("2", self.sql("select outcome from workflow_instances"))
+
+    def test_a_wait_in_a_branch_is_woken_while_the_other_acts(self):
+        self.body("local r = all { function() return wait_for('estimate_approved').name end,\n"
+                  "  function() return sms.send({ to = e.customer, text = 'slow 700' }).status end }\n"
+                  "return r[1] .. ' ' .. r[2]")
+        self.begin(2)
+        self.worker()
+        self.wait("select count(*) from workflow_waits", "2")
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(done=1, waiting=1)
+        self.happen("estimate_approved", ["estimate:2"])
+        self.states(done=2)
+
     def test_events_and_waits_never_miss_each_other(self):
         self.body("local a = wait_for('estimate_approved')\nreturn a.name")
         self.begin(60)
@@ -466,6 +510,25 @@ class ExecuteTest(unittest.TestCase):
         self.states(done=100, seconds=30)
         self.assertEqual("500|500", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
+
+    def test_a_dead_predecessor_of_this_machine_is_replaced_at_once(self):
+        self.body("sms.send { to = e.customer, text = 'slow 300' }")
+        self.begin(5)
+        first = self.worker(60000)
+        self.wait("select count(*) from effects", "5")
+        first.kill()
+        self.worker(60000)
+        self.states(done=5, seconds=5)
+        self.assertEqual("1", self.sql("select count(*) from workflow_workers"))
+
+    def test_a_live_worker_is_never_replaced(self):
+        self.body("sms.send { to = e.customer, text = 'slow 3000' }")
+        self.begin(5)
+        self.worker(1500)
+        self.wait("select count(*) from effects", "5")
+        self.worker(1500)
+        self.states(done=5)
+        self.assertEqual("5|2", self.sql("select count(*), (select count(*) from workflow_workers) from effects"))
 
     def test_a_stalled_worker_writes_nothing_more(self):
         self.body("sms.send { to = e.customer, text = 'slow 500' }\nsms.send { to = e.customer, text = 'slow 500' }")
