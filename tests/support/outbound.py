@@ -214,15 +214,16 @@ class OutboundTest(unittest.TestCase):
     def setUp(self):
         self.schema = "outbound_" + uuid.uuid4().hex[:12]
         psql("create schema " + self.schema)
+        self.drivers, self.vendors = [], []
+        self.addCleanup(self.clean_up)
         folder = os.path.join(ROOT, "schema")
         for name in sorted(os.listdir(folder)):
             if "0001" <= name[:4] <= "0007":
                 with open(os.path.join(folder, name)) as f:
                     psql("begin;" + f.read() + ";commit", self.schema)
         self.sql("insert into clock values (true, now(), '2026-06-01 15:00+00', %s)" % self.scale)
-        self.drivers, self.vendors = [], []
 
-    def tearDown(self):
+    def clean_up(self):
         for driver in self.drivers:
             if driver.process.poll() is None:
                 driver.end()
