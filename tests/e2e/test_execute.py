@@ -248,6 +248,14 @@ class ExecuteTest(unittest.TestCase):
         self.sql("select resume_instance(id) from instances")
         self.wait("select count(*) from effects", "2")
 
+    def test_a_send_settled_while_its_instance_is_given_up_goes_on(self):
+        self.body("sms.send { to = e.customer, text = 'hold 500' }")
+        self.begin()
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.sql("select resume_instance(id) from instances")
+        self.wait("select count(*) from effects", "2", 5)
+
     def test_a_postponed_step_waits_and_goes_on(self):
         self.body("sms.send { to = e.customer, text = 'later 700' }")
         self.begin()

@@ -1,8 +1,8 @@
 /* execute_driver.c - a worker that only executes, for tests: `execute_driver URL LUA_DIR LEASE_MS`.
  *
  * Its actions are stand-ins that leave a row in the test's table `effects` and then do what their
- * `text` says: "fail", "hold", "later MS" (once), "slow MS", else done. It ends on SIGTERM after
- * what is under way, with 3 when its lease was lost. */
+ * `text` says: "fail", "hold", "hold MS", "later MS" (once), "slow MS", else done. It ends on
+ * SIGTERM after what is under way, with 3 when its lease was lost. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -47,14 +47,15 @@ static void finish(void *ctx)
     struct action *a = ctx;
     action_done_fn *done = a->done;
     void *to = a->ctx;
-    bool fails = strcmp(a->text, "fail") == 0, holds = strcmp(a->text, "hold") == 0;
+    bool fails = strcmp(a->text, "fail") == 0, holds = strncmp(a->text, "hold", 4) == 0;
     action_free(a);
     if (fails)
         done(to, ACTION_FAILED,
-             "{\"action\":\"sms.send\",\"code\":\"refused\",\"message\":\"no\",\"attempts\":1}", NULL);
+             "{\"action\":\"sms.send\",\"code\":\"refused\",\"message\":\"no\",\"attempts\":1}",
+             NULL);
     else if (holds)
-        done(to, ACTION_HELD,
-             "{\"code\":\"send_in_doubt\",\"message\":\"?\",\"can\":[\"sent\"]}", NULL);
+        done(to, ACTION_HELD, "{\"code\":\"send_in_doubt\",\"message\":\"?\",\"can\":[\"sent\"]}",
+             NULL);
     else
         done(to, ACTION_DONE, "{\"status\":\"sent\"}", NULL);
 }
@@ -82,7 +83,8 @@ static void written(void *ctx, const struct db_reply *reply)
         done(to, ACTION_SUSPENDED, "quiet hours", until);
         free(until);
     } else {
-        loop_timer_set(a->timer, strncmp(a->text, "slow ", 5) == 0 ? atoi(a->text + 5) : 0);
+        bool later = strncmp(a->text, "slow ", 5) == 0 || strncmp(a->text, "hold ", 5) == 0;
+        loop_timer_set(a->timer, later ? atoi(a->text + 5) : 0);
     }
 }
 
@@ -164,8 +166,8 @@ int main(int argc, char **argv)
     driver.engine.one_database = true;
     driver.actions.engine = &driver.engine;
     struct loop_signal *term = loop_signal_new(loop, SIGTERM, terminate, NULL);
-    driver.engine.worker =
-        worker_start_for(loop, pool, "workflow", atoi(argv[3]), ready, lost, NULL);
+    driver.engine.worker = worker_start_for(loop, pool, "workflow", atoi(argv[3]), ready, lost,
+                                            NULL);
     loop_run(loop);
     if (driver.execute) {
         struct execute_stats s = execute_stats(driver.execute);
