@@ -1,0 +1,93 @@
+---@meta
+-- What trusted Lua gets from C (src/script/host.c). For editors; never run.
+
+---@class host
+host = {}
+
+---The first 64 bits of SHA-256, as 16 hex digits.
+---@param text string
+---@return string
+function host.hash(text) end
+
+---@param text string
+---@return string digits 64 hex digits
+function host.sha256(text) end
+
+---@param bytes integer 1 to 64
+---@return string digits two per byte
+function host.random_hex(bytes) end
+
+---Real time. Business time comes from the database.
+---@return integer seconds since 1970
+function host.now() end
+
+---@param level "debug"|"info"|"warn"|"error"
+---@param message string constant; what varies is a field
+---@param ... any key, value, at most eight pairs
+function host.log(level, message, ...) end
+
+---The company's line that is being run: "workflows/followup.lua:12".
+---@return string?
+function host.where() end
+
+---The message with the stack; fit for xpcall.
+---@param message any
+---@return any
+function host.traceback(message) end
+
+---The locals of enclosing functions that a function uses.
+---@param f function
+---@return { name: string, value: any }[]
+function host.upvalues(f) end
+
+---A message to the owner of the running task, delivered after the next yield. Only in a vm.
+---@param ... string|number|nil
+function host.post(...) end
+
+---@class host.zone
+host.zone = {}
+
+---@param zone string
+---@param at number seconds since 1970
+---@return { year: integer, month: integer, day: integer, hour: integer, minute: integer, second: integer, weekday: integer, offset: integer }
+function host.zone.civil(zone, at) end
+
+---A time that DST skips moves forward; of one that comes twice it is the first.
+---@param zone string
+---@param civil { year: integer?, month: integer?, day: integer?, hour: integer?, minute: integer?, second: integer? }
+---@return integer seconds since 1970
+function host.zone.instant(zone, civil) end
+
+---@param name any
+---@return boolean
+function host.zone.exists(name) end
+
+---@class host.json
+---@field null userdata what a null is when nulls are kept
+host.json = {}
+
+---Raises "not JSON: …". Integers beyond 2^53 are texts.
+---@param text string
+---@param keep_nulls? boolean else null is an absent key, and falls out of arrays
+---@return any
+function host.json.decode(text, keep_nulls) end
+
+---The canonical text; raises with the path of what can't be carried.
+---@param value any
+---@return string
+function host.json.encode(value) end
+
+---Marks a table as an array, even when it is empty.
+---@generic T
+---@param list T[]
+---@return T[]
+function host.json.array(list) end
+
+---@param value any
+---@return boolean
+function host.json.is_array(value) end
+
+---string.find and its kin on a matcher that asks the budget.
+---@class host.pattern
+host.pattern = { find = string.find, match = string.match, gmatch = string.gmatch,
+  gsub = string.gsub }
