@@ -1,10 +1,10 @@
 /* cron.c - reads crontab times and finds the next one, field by field from the month down. */
 #include "engine/cron.h"
 
+#include "base/mem.h"
 #include "base/zone.h"
 
 #include <ctype.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -102,20 +102,24 @@ static bool read_field(const struct field *field, const char *text, uint64_t *bi
     return true;
 }
 
-bool cron_parse(const char *text, struct cron *cron, struct err *err)
+/* Cuts text at its blanks, in place; the seventh part is one too many. */
+static int cut(char *text, char *parts[7])
 {
-    char parts[7][64];
-    int count = sscanf(text, " %63s %63s %63s %63s %63s %63s %63s", parts[0], parts[1], parts[2],
-                       parts[3], parts[4], parts[5], parts[6]);
-    if (count != 5 && count != 6) {
-        return err_set(
-            err, ERR_INPUT,
-            "\"%s\" is not a schedule: it takes 5 fields (minute hour day month weekday), "
-            "or 6 with the second first",
-            text);
+    static const char blanks[] = " \t\r\n\f\v";
+    int count = 0;
+    for (text += strspn(text, blanks); *text && count < 7; text += strspn(text, blanks)) {
+        parts[count++] = text;
+        text += strcspn(text, blanks);
+        if (*text) {
+            *text++ = '\0';
+        }
     }
+    return count;
+}
+
+static bool read_fields(char *const parts[7], int first, struct cron *cron, struct err *err)
+{
     uint64_t bits[6] = {1};
-    int first = count == 5;
     for (int i = first; i < 6; i++) {
         if (!read_field(&fields[i], parts[i - first], &bits[i], err)) {
             return false;
@@ -133,6 +137,20 @@ bool cron_parse(const char *text, struct cron *cron, struct err *err)
                           .any_day = strchr("*?", parts[3 - first][0]) != NULL,
                           .any_weekday = strchr("*?", parts[5 - first][0]) != NULL};
     return true;
+}
+
+bool cron_parse(const char *text, struct cron *cron, struct err *err)
+{
+    char *parts[7], *copy = xstrdup(text);
+    int count = cut(copy, parts);
+    bool ok = count == 5 || count == 6
+                  ? read_fields(parts, count == 5, cron, err)
+                  : err_set(err, ERR_INPUT,
+                            "\"%s\" is not a schedule: it takes 5 fields (minute hour day month "
+                            "weekday), or 6 with the second first",
+                            text);
+    free(copy);
+    return ok;
 }
 
 static int days_in(int year, int month)

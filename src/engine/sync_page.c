@@ -215,7 +215,8 @@ static void clean(char *text, size_t len)
             if (len - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0) {
                 memcpy(text + i, "\\ufffd", 6);
             }
-            i += (unsigned char)text[i + 1] < 0x80 ? 2 : 1;
+            bool pair = text[i + 1] != '\0' && (unsigned char)text[i + 1] < 0x80;
+            i += pair ? 2 : 1;
             continue;
         }
         size_t n = text[i] ? utf8_length((unsigned char *)text + i, len - i) : 0;

@@ -70,6 +70,22 @@ static size_t digits(const struct json_scan *scan, size_t at)
     return at - from;
 }
 
+static size_t blanks(const struct json_scan *scan, size_t at)
+{
+    while (at < scan->len && strchr(" \t\r\n", scan->text[at]) && scan->text[at])
+        at++;
+    return at;
+}
+
+/* What becomes a string for cjson must not become a key by it. */
+static enum json_token rewritten(struct json_scan *scan, enum json_token token)
+{
+    size_t at = blanks(scan, scan->at);
+    if (at < scan->len && scan->text[at] == ':')
+        return fail(scan, "a key that isn't a string");
+    return token;
+}
+
 static enum json_token scan_number(struct json_scan *scan)
 {
     size_t at = scan->at;
@@ -100,14 +116,7 @@ static enum json_token scan_number(struct json_scan *scan)
     scan->at = at;
     bool big = whole > 16 ||
                (whole == 16 && memcmp(scan->text + first, "9007199254740992", 16) > 0);
-    return integer && big ? TOKEN_BIG : TOKEN_PLAIN;
-}
-
-static size_t blanks(const struct json_scan *scan, size_t at)
-{
-    while (at < scan->len && strchr(" \t\r\n", scan->text[at]) && scan->text[at])
-        at++;
-    return at;
+    return integer && big ? rewritten(scan, TOKEN_BIG) : TOKEN_PLAIN;
 }
 
 enum json_token json_scan(struct json_scan *scan)
@@ -134,7 +143,7 @@ enum json_token json_scan(struct json_scan *scan)
         if (at < scan->len && scan->text[at] == ']') {
             scan->depth--;
             scan->at = at + 1;
-            return TOKEN_EMPTY;
+            return rewritten(scan, TOKEN_EMPTY);
         }
     }
     return TOKEN_PLAIN;
