@@ -2,8 +2,10 @@
  *
  * The main module (a file of lua/, such as "body") returns a table of functions; C calls them by
  * name with strings, mostly JSON. Trusted modules see `host` (script/host.c: JSON, hashes, zones,
- * log, post) and the standard library without io, os and debug; what the company's files see is
- * made by lua/sandbox.lua. A vm is not re-entrant: calls come from the loop. */
+ * log, post; lua/meta/host.lua lists it) and the standard library without io, os, debug, package
+ * and print. What the company's files see is made by lua/sandbox.lua; from its first environment
+ * on, the methods of strings (s:gsub, s:rep) are the bounded ones of company files for all Lua of
+ * the vm. A vm is not re-entrant: calls come from the loop. */
 #ifndef SCRIPT_VM_H
 #define SCRIPT_VM_H
 
