@@ -69,7 +69,8 @@ async function through(spec, upstream) {
     const answer = await fetch(`http://127.0.0.1:${port}${target}`, options);
     const text = await answer.text();
     const violations = answer.headers.get("sl-violations");
-    assert.equal(answer.status, status, `${method} ${target}: ${answer.status} ${text.slice(0, 700)}`);
+    assert.equal(answer.status, status,
+      `${method} ${target}: ${answer.status} ${text.slice(0, 700)}`);
     assert.ok(!violations, `${method} ${target}: ${violations}`);
     return text && /json/.test(answer.headers.get("content-type")) ? JSON.parse(text) : text;
   };
@@ -142,7 +143,8 @@ async function serviceTitan(base) {
     for (const list of lists[module]) {
       await test(`ServiceTitan ${module} ${list.split("?")[0]}`, async () => {
         const mark = list.includes("?") ? "&" : "?";
-        const page = await call("GET", `/tenant/1001/${list}${mark}page=1&pageSize=25`, { headers });
+        const page = await call("GET", `/tenant/1001/${list}${mark}page=1&pageSize=25`,
+          { headers });
         assert.ok(list === "leads" || list === "employees" || page.data.length > 0);
         const single = ["customers", "locations", "jobs", "appointments", "job-types", "estimates",
           "technicians", "business-units", "campaigns"];

@@ -3,7 +3,8 @@
   python3 tools/simulator/check.py var/books.jsonl
 
 It works from the simulator's own company and books alone. Each problem is a line, and so is a
-note (a race of one moment); the last line is a summary as JSON. Exit status: 0 nothing is wrong, 1 something is, 2 it could not be checked.
+note (a race of one moment); the last line is a summary as JSON. Exit status: 0 nothing is wrong,
+1 something is, 2 it could not be checked.
 """
 import argparse
 import json

@@ -108,7 +108,8 @@ class Judge:
                     item.template, item.address, iso(m["b"]), item.zone))
             if item.marketing:
                 seen += 1
-                quiet += not any(open_at[:2])
+                quiet += not (open_at[0] or allowed(m["b"] - self.wire / 8, item.zone,
+                                                    item.state, True))
         if seen >= 20 and quiet > ARRIVALS_IN_QUIET * seen:
             self.verdict.forbidden.append(
                 "%d of %d marketing texts arrived in their recipients' quiet hours" % (quiet, seen))

@@ -251,8 +251,8 @@ class Story:
             "items": [{
                 "id": key * 10, "sku": {
                     "id": sku, "name": good, "displayName": good, "type": "Equipment",
-                    "soldHours": 4, "generalLedgerAccountId": 1, "generalLedgerAccountName": "Sales",
-                    "modifiedOn": iso7(at)},
+                    "soldHours": 4, "generalLedgerAccountId": 1,
+                    "generalLedgerAccountName": "Sales", "modifiedOn": iso7(at)},
                 "skuAccount": "Sales", "description": good, "membershipTypeId": None, "qty": 1,
                 "unitRate": subtotal, "total": subtotal, "unitCost": 0, "totalCost": 0,
                 "itemGroupName": "", "itemGroupRootId": None, "createdOn": iso7(at),

@@ -20,7 +20,8 @@ REPLIES = ("Thanks, let me think about it", "Can you call me tomorrow?", "Ok", "
 REVOCATIONS = ("please stop texting me", "Take me off your list please")
 ERRORS = {20003: (401, "Authenticate"), 20404: (404, "The requested resource was not found"),
           20429: (429, "Too Many Requests"), 21211: (400, "Invalid 'To' Phone Number: %s"),
-          21602: (400, "Message body is required."), 21603: (400, "A 'From' phone number is required."),
+          21602: (400, "Message body is required."),
+          21603: (400, "A 'From' phone number is required."),
           21604: (400, "A 'To' phone number is required."),
           21606: (400, "The 'From' phone number provided is not a valid message-capable Twilio "
                        "phone number for this account"),

@@ -21,8 +21,10 @@ TEMPLATES = {
     "estimate_4": "Last call for {estimate.name}: {estimate.total as money}.",
     "review_1": "Thanks for having us today! Would you tell others how it went?",
     "review_2": "A short review helps our technicians a lot.",
-    "overdue_1": "Subject: Invoice {invoice.number}\nDear {to.name}, invoice {invoice.number} is due.",
-    "overdue_office": "Subject: Overdue\n{customer.name or a customer} owes invoice {invoice.number}.",
+    "overdue_1": "Subject: Invoice {invoice.number}\n"
+                 "Dear {to.name}, invoice {invoice.number} is due.",
+    "overdue_office": "Subject: Overdue\n"
+                      "{customer.name or a customer} owes invoice {invoice.number}.",
     "overdue_2": "Invoice {invoice.number} is still open. Reply if we can help.",
 }
 
@@ -218,7 +220,8 @@ class Player:
         self.made += op == "create"
         contact = self.contacts.setdefault(key, {"id": "C%d" % self.made})
         contact.update(phone=phone and e164(phone), email=who["email"])
-        self.write("contact", op=op, contact=dict(contact), fields={"st_customer_id": str(customer)})
+        self.write("contact", op=op, contact=dict(contact),
+                   fields={"st_customer_id": str(customer)})
         return contact["id"]
 
     def opportunity(self, customer, pipeline, stage, status, **fields):

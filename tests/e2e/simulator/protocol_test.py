@@ -1,4 +1,4 @@
-"""The simulator over real sockets: its vendors' protocols, its faults, its books and its restart."""
+"""The simulator over real sockets: the vendors' protocols, faults, books, a restart."""
 import base64
 import hashlib
 import hmac
