@@ -1,0 +1,199 @@
+---@meta
+-- What `e` is: an event, and the records that it carries. For editors; never run.
+--
+-- Money is a number of dollars, exact to the cent. A Time is text in UTC, "2026-03-07T22:00:00Z",
+-- and compares with <; a Date is "2026-03-07". A field with a question mark may be absent.
+
+---@alias Time string
+---@alias Date string
+---@alias Duration string "90s" "15m" "2h" "1h30m" "3d" "2w"; d and w are calendar days
+---@alias Money number
+
+---A record is there when the event's entity carries it and ServiceTitan has it.
+---@class Event
+---@field name string
+---@field id string
+---@field time Time when it was noticed; the record's own times are its fields
+---@field of string the entity that it is about
+---@field old? table the subject's row before, nil if it is new
+---@field changed? table<string, boolean> e.changed.status is true
+---@field data? table what a webhook or a person sent
+---@field missing? string[] entities that weren't there in time
+---@field customer Customer
+---@field location Location
+---@field job Job
+---@field estimate Estimate
+---@field invoice Invoice
+---@field appointment Appointment
+---@field technician Technician
+---@field business_unit BusinessUnit
+---@field job_type JobType
+---@field campaign Campaign
+---@field reply Reply
+
+---Someone ServiceTitan doesn't know yet has no id and perhaps no name.
+---@class Customer
+---@field id? integer
+---@field name string
+---@field first_name? string only where the name is certainly a person's
+---@field last_name? string
+---@field type "Residential"|"Commercial"
+---@field phone? string "+15550100", a mobile number first
+---@field email? string
+---@field address? string
+---@field city? string
+---@field state? string
+---@field zip? string
+---@field zone? string "America/New_York", from state and ZIP
+---@field balance Money
+---@field tags table<string, boolean> by their names: e.customer.tags["Dispute"]
+---@field active boolean
+---@field do_not_service boolean
+---@field do_not_mail boolean
+---@field last_job_on? Date
+---@field merged_to_id? integer
+---@field created_on Time
+---@field modified_on Time
+
+---@class Location
+---@field id integer
+---@field customer_id integer
+---@field name string
+---@field address? string
+---@field city? string
+---@field state? string
+---@field zip? string
+---@field zone? string a time zone
+---@field zone_id? integer a dispatch zone
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---@class Job
+---@field id integer
+---@field number string
+---@field status "Scheduled"|"Dispatched"|"InProgress"|"Hold"|"Completed"|"Canceled"
+---@field priority? string
+---@field completed_on? Time
+---@field total? Money
+---@field no_charge boolean
+---@field recall_for_id? integer
+---@field cancel_reason? string
+---@field summary? string
+---@field technicians Technician[]
+---@field customer_id integer
+---@field location_id? integer
+---@field business_unit_id? integer
+---@field job_type_id? integer
+---@field campaign_id? integer
+---@field invoice_id? integer
+---@field created_from_estimate_id? integer
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---@class Estimate
+---@field id integer
+---@field name string
+---@field status "Open"|"Sold"|"Dismissed"
+---@field subtotal Money
+---@field tax Money
+---@field total Money
+---@field items table[]
+---@field summary? string
+---@field sold_on? Time
+---@field sold_by? integer
+---@field is_change_order boolean
+---@field job_id? integer
+---@field job_number? string
+---@field customer_id integer
+---@field location_id? integer
+---@field business_unit_id? integer
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---@class Invoice
+---@field id integer
+---@field number string
+---@field subtotal Money
+---@field tax Money
+---@field total Money
+---@field balance Money
+---@field invoice_date? Date
+---@field due_date? Date
+---@field paid_on? Time
+---@field items table[]
+---@field summary? string
+---@field type? string
+---@field adjustment_to_id? integer
+---@field job_id? integer
+---@field customer_id integer
+---@field location_id? integer
+---@field business_unit_id? integer
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---@class Appointment
+---@field id integer
+---@field number string
+---@field status "Scheduled"|"Dispatched"|"Working"|"Hold"|"Done"|"Canceled"
+---@field start Time
+---@field end_at Time
+---@field arrival_window_start? Time
+---@field arrival_window_end? Time
+---@field is_confirmed boolean
+---@field special_instructions? string
+---@field technicians Technician[]
+---@field job_id integer
+---@field customer_id integer
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---Those of a job or an appointment have id, name, phone and email only.
+---@class Technician
+---@field id integer
+---@field name string
+---@field email? string
+---@field phone? string
+---@field business_unit_id? integer
+---@field team? string
+---@field active boolean
+---@field created_on Time
+---@field modified_on Time
+
+---@class BusinessUnit
+---@field id integer
+---@field name string
+---@field official_name? string
+---@field email? string
+---@field phone? string
+---@field trade? string
+---@field division? string
+---@field ghl_pipeline_id? string ours: the pipeline of its opportunities
+---@field active boolean
+
+---@class JobType
+---@field id integer
+---@field name string
+---@field class? string the company's own label
+---@field priority? string
+---@field no_charge? boolean
+---@field active boolean
+
+---@class Campaign
+---@field id integer
+---@field name string
+---@field category? string
+---@field source? string
+---@field medium? string
+---@field active boolean
+
+---What a customer wrote to us.
+---@class Reply
+---@field id string
+---@field text string
+---@field channel "sms"|"email"
+---@field phone? string

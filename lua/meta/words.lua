@@ -1,0 +1,234 @@
+---@meta
+-- The words of `run`. For editors; never run. Each with an effect, a wait or an answer from outside
+-- is a recorded step: in a replay it returns what it returned before.
+
+---What every action takes.
+---@class Step
+---@field name? string of the step, shown in the timeline
+---@field retries? number 8
+---@field timeout? Duration per try; "30s"
+
+---What an action raises; pcall catches it.
+---@class ActionError
+---@field action string
+---@field code "refused"|"unavailable"
+---@field message string
+---@field status? integer
+---@field attempts integer
+
+-- Sends --------------------------------------------------------------------------------------------
+
+---@class Send: Step
+---@field to Customer|Technician|string a record, or a role of company.people
+---@field text? string with placeholders: {customer.first_name or there}
+---@field template? string workflows/templates/NAME.txt
+---@field subject? string of an e-mail
+---@field with? table extra values for placeholders
+---@field class? "marketing"|"transactional" the workflow's
+---@field fallback? "email" where there is no mobile number
+---@field once? string this customer never gets that again, from any instance
+---@field not_after? Time
+
+---@class Sent
+---@field status "sent"|"suppressed"
+---@field reason? string opted_out no_consent do_not_service no_address undeliverable cap too_late …
+---@field time Time
+---@field channel "sms"|"email"
+---@field id string
+---@field shadow? boolean
+
+---@class sms
+sms = {}
+
+---@param options Send
+---@return Sent
+function sms.send(options) end
+
+---@class email
+email = {}
+
+---@param options Send
+---@return Sent
+function email.send(options) end
+
+-- GoHighLevel --------------------------------------------------------------------------------------
+
+---@class GhlResult
+---@field id? string
+---@field was? { pipeline: string, stage: string } where it stood before
+---@field conflict? boolean two records fit
+---@field skipped? string why nothing was done
+
+---@class GhlCustomer: Step
+---@field customer Customer
+---@field pipeline? string
+---@field stage? string
+
+---@class GhlEstimate: Step
+---@field estimate Estimate
+---@field stage? string
+
+---@class GhlMove: Step
+---@field of Customer|Estimate|Job|Invoice|Appointment whose opportunity
+---@field pipeline? string
+---@field stage? string
+---@field status? "open"|"won"|"lost"|"abandoned"
+---@field value? Money
+---@field reason? string
+
+---@class GhlSold: Step
+---@field estimate Estimate
+
+---@class GhlInstall: Step
+---@field job Job
+
+---@class GhlTag: Step
+---@field customer Customer
+---@field tag string
+
+---@class ghl
+ghl = {}
+
+---@param options GhlCustomer
+---@return GhlResult
+function ghl.sync_customer_to_ghl(options) end
+
+---@param options GhlEstimate
+---@return GhlResult
+function ghl.sync_estimate_to_ghl(options) end
+
+---@param options GhlMove
+---@return GhlResult
+function ghl.move_opportunity(options) end
+
+---@param options GhlSold
+---@return GhlResult
+function ghl.move_opportunity_to_job_sold(options) end
+
+---@param options GhlInstall
+---@return GhlResult
+function ghl.move_opportunity_to_install_pipeline(options) end
+
+---@param options GhlTag
+---@return GhlResult
+function ghl.add_tag(options) end
+
+-- Time ---------------------------------------------------------------------------------------------
+
+---@class Shift
+---@field before? Duration
+---@field after? Duration
+---@field at? string "17:00" on that day's clock
+---@field zone? string the customer's
+
+---@param duration Duration
+function sleep(duration) end
+
+---@param t Time|Date|"open" "open": until the office is
+---@param options? Shift
+---@return boolean waited false at once if that time had passed
+function sleep_until(t, options) end
+
+---The reckoning of sleep_until as a value; pure.
+---@param t Time|Date
+---@param options? Shift
+---@return Time
+function moment(t, options) end
+
+---@class Calendar
+---@field ymd Date
+---@field year integer
+---@field month integer
+---@field day integer
+---@field weekday integer 1 is Monday
+---@field hour integer
+---@field minute integer
+
+---@param t Time|Date
+---@param zone? string the customer's
+---@return Calendar
+function date(t, zone) end
+
+---The time of the last step, the same in every replay.
+---@return Time
+function now() end
+
+-- Waiting ------------------------------------------------------------------------------------------
+
+---@class Wait
+---@field same? string|table an entity that both carry, a record, or a list of records
+---@field when? fun(it: Event, e: Event): any an extra condition
+---@field timeout? Duration|Time
+---@field since? Time also what came since then; the instance's beginning
+
+---@param what string|string[] an event, or several
+---@param options? Wait
+---@return Event? event nil when the time is over
+function wait_for(what, options) end
+
+-- Reading ------------------------------------------------------------------------------------------
+
+---The newest row of a record, or of all records of an event; nil when it is gone.
+---@generic T
+---@param what T
+---@return T?
+function fresh(what) end
+
+---Read-only views named like the entities; :name are parameters.
+---@class db
+db = {}
+
+---@param sql string
+---@param params? table<string, any>
+---@return table[]
+function db.rows(sql, params) end
+
+---@param sql string
+---@param params? table<string, any>
+---@return table?
+function db.row(sql, params) end
+
+---@param sql string
+---@param params? table<string, any>
+---@return any
+function db.value(sql, params) end
+
+---Exact to the cent.
+---@param list table[]
+---@param field string
+---@return Money
+function sum(list, field) end
+
+-- Flow ---------------------------------------------------------------------------------------------
+
+---Own code as one step; f may run again.
+---@generic T
+---@param name string
+---@param f fun(): T
+---@return T
+---@overload fun(name: string, options: { retries: number?, timeout: Duration? }, f: fun(): any): any
+function step(name, f) end
+
+---Side by side; waits for all, then raises the first error.
+---@param functions table<any, fun(): any> a list, or by name
+---@return table results in the same places
+function all(functions) end
+
+---A line in the timeline, with placeholders.
+---@param text string
+---@param with? table
+function note(text, with) end
+
+---Ends the instance as stopped.
+---@param reason? string
+function stop(reason) end
+
+---Ends the instance as failed.
+---@param reason? string
+function fail(reason) end
+
+---A number from 0 to 1, from 1 to low, or from low to high; the same in every replay.
+---@param low? integer
+---@param high? integer
+---@return number
+function random(low, high) end
