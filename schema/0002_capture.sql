@@ -153,8 +153,8 @@ create trigger capture_merges_updated after update on st_customers referencing n
 -- record leaves (an absent key), once for all.
 -- The views of 0008 have the same columns under the same names.
 
--- "2026-03-07T22:00:00Z"
-create function utc_text(at timestamptz) returns text language sql immutable as $$
+-- "2026-03-07T22:00:00Z". Stable, as to_char is: calls are then put in line, which is far faster.
+create function utc_text(at timestamptz) returns text language sql stable as $$
   select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 $$;
 
@@ -162,11 +162,11 @@ create function dollars(amount numeric) returns numeric language sql immutable a
   select trim_scale(round(amount, 2))
 $$;
 
-create function address_line(street text, unit text) returns text language sql immutable as $$
+create function address_line(street text, unit text) returns text language sql stable as $$
   select nullif(concat_ws(' ', nullif(btrim(street), ''), nullif(btrim(unit), '')), '')
 $$;
 
--- more: what isn't in the customer's own row (customer_more below).
+-- more: what isn't in the customer's own row: phone, email, tags, last_job_on.
 create function customer_json(c st_customers, more json) returns json language sql stable as $$
   select json_build_object(
     'id', c.id, 'name', c.name, 'first_name', c.first_name, 'last_name', c.last_name, 'type', c.type,
@@ -259,32 +259,6 @@ create function campaign_json(c st_campaigns) returns json language sql stable a
     'active', c.active)
 $$;
 
--- What a customer's record carries besides its row. A mobile number comes before a landline, one
--- that may be texted before one that may not.
-create function customer_more(customer bigint, tag_ids bigint[]) returns json
-language sql stable as $$
-  select json_build_object('phone', k.phone, 'email', k.email, 'known', k.known,
-    'tags', (select coalesce(json_object_agg(t.name, true order by t.name), '{}')
-             from st_tag_types t where t.id = any(tag_ids)),
-    'last_job_on', (select max(j.completed_on)::date from st_jobs j
-                    where j.customer_id = customer and j.completed_on is not null))
-  from (select count(*) as known,
-               (array_agg(c.phone order by (c.type = 'MobilePhone') desc, c.do_not_text, c.id)
-                  filter (where c.phone is not null))[1] as phone,
-               (array_agg(c.email order by c.id) filter (where c.email is not null))[1] as email
-        from st_contacts c where c.customer_id = customer and c.active) k
-$$;
-
--- Who works on a job, or on one of its appointments.
-create function technicians_of(job bigint, appointment bigint) returns json
-language sql stable as $$
-  select coalesce(json_agg(json_build_object('id', t.id, 'name', t.name,
-           'phone', t.phone, 'email', t.email) order by t.id), '[]')
-  from st_technicians t
-  where t.id in (select a.technician_id from job_technicians a
-                 where a.active and (a.job_id = job or a.appointment_id = appointment))
-$$;
-
 -- A stored row (JSON of the table's row) as authors see it. The row goes through a variable: in a
 -- plain SQL function the JSON would be read again for every field.
 create function author_json(entity text, stored json, more json, technicians json) returns json
@@ -364,13 +338,10 @@ language sql stable rows 500 as $$
   ), found as materialized (
     select p.*, c as customer_row, c.id as customer_found, l as location_row, l.id as location_found,
            b as unit_row, b.id as unit_found, t as type_row, t.id as type_found, g as campaign_row,
-           g.id as campaign_found, i as invoice_row, i.id as invoice_found,
-           case when p.customer is not null
-                then customer_more(p.customer, case when p.entity = 'customer' then p.tag_ids
-                                                    else c.tag_ids end) end as more,
-           case when p.entity = 'job' then technicians_of(p.id, null)
-                when p.entity = 'appointment' then technicians_of(null, p.id) end as crew,
-           case when p.job_found is not null then technicians_of(p.job_found, null) end as job_crew
+           g.id as campaign_found, i as invoice_row, i.id as invoice_found, k.known,
+           json_build_object('phone', k.phone, 'email', k.email, 'tags', coalesce(n.tags, '{}'),
+                             'last_job_on', w.last_job_on) as more,
+           q.crew, o.crew as job_crew
     from pointing p
     left join st_customers c on c.id = p.customer
     left join st_locations l on l.id = p.location
@@ -378,6 +349,34 @@ language sql stable rows 500 as $$
     left join st_job_types t on t.id = p.job_type
     left join st_campaigns g on g.id = p.campaign
     left join st_invoices i on i.id = p.invoice
+    -- A mobile number comes before a landline, one that may be texted before one that may not.
+    left join lateral (
+      select count(*) as known,
+             (array_agg(x.phone order by (x.type = 'MobilePhone') desc, x.do_not_text, x.id)
+                filter (where x.phone is not null))[1] as phone,
+             (array_agg(x.email order by x.id) filter (where x.email is not null))[1] as email
+      from st_contacts x where x.customer_id = p.customer and x.active) k on true
+    left join lateral (
+      select json_object_agg(x.name, true order by x.name) as tags from st_tag_types x
+      where x.id = any(case when p.entity = 'customer' then p.tag_ids else c.tag_ids end)) n on true
+    left join lateral (
+      select max(x.completed_on)::date as last_job_on from st_jobs x
+      where x.customer_id = p.customer and x.completed_on is not null) w on true
+    left join lateral (
+      select json_agg(json_build_object('id', x.id, 'name', x.name, 'phone', x.phone,
+                                        'email', x.email) order by x.id) as crew
+      from st_technicians x
+      where p.entity in ('job', 'appointment') and x.id in (
+        select a.technician_id from job_technicians a
+        where a.active and (a.job_id = case when p.entity = 'job' then p.id end
+                            or a.appointment_id = case when p.entity = 'appointment' then p.id end))
+      ) q on true
+    left join lateral (
+      select json_agg(json_build_object('id', x.id, 'name', x.name, 'phone', x.phone,
+                                        'email', x.email) order by x.id) as crew
+      from st_technicians x
+      where x.id in (select a.technician_id from job_technicians a
+                     where a.active and a.job_id = p.job_found)) o on true
   ), shaped as materialized (
     select f.*,
            author_json(f.entity, f.before, f.more, f.crew) as old_shape,
@@ -411,7 +410,7 @@ language sql stable rows 500 as $$
     from (values
       ('customer', case when s.customer_found is null and s.entity <> 'customer'
                         then s.customer end),
-      ('contacts', case when s.customer_found is not null and (s.more ->> 'known') = '0'
+      ('contacts', case when s.customer_found is not null and s.known = 0
                         then s.customer end),
       ('location', case when s.location_found is null then s.location end),
       ('business_unit', case when s.unit_found is null then s.business_unit end),
@@ -464,14 +463,18 @@ declare
 begin
   if not history then
     loop
-      delete from changes c using sync_cursors l
-      where c.seq = any(array(select h.seq from changes h order by h.seq limit 5000
-                              for update skip locked))
-        and l.entity = feed_of(c.entity) and c.modified_on < l.live_since;
+      delete from changes c
+      where c.seq = any(array(
+        select h.seq
+        from (select x.seq, x.entity, x.modified_on from changes x order by x.seq limit max) h
+        join sync_cursors l on l.entity = feed_of(h.entity)
+        where h.modified_on < l.live_since));
       get diagnostics dropped = row_count;
-      exit when dropped < 5000;
+      exit when dropped <= max / 2;
     end loop;
   end if;
+  -- What else belongs to a change goes in arrays beside it: a join of the batch with its snapshots
+  -- could be planned so that they are made anew for each of its rows.
   return query
     with due as materialized (
       select c.* from changes c
@@ -479,21 +482,24 @@ begin
         and not exists (select from changes w
                         where w.retry_at > clock_timestamp() and w.entity = c.entity
                           and w.entity_id = c.entity_id and w.seq < c.seq)
-      order by c.seq limit max
-    ), lists as (
-      select array_agg(d.entity order by d.seq) as entities,
+      order by c.seq limit (select max) -- unknown to the planner, which keeps its plan for it
+    ), lists as materialized (
+      select array_agg(d.seq order by d.seq) as seqs, array_agg(d.entity order by d.seq) as entities,
              array_agg(d.entity_id order by d.seq) as ids, array_agg(d.old order by d.seq) as olds,
-             array_agg(d.new order by d.seq) as news, array_agg(d.seq order by d.seq) as seqs
+             array_agg(d.new order by d.seq) as news,
+             array_agg(d.noticed_at order by d.seq) as noticed,
+             array_agg(coalesce(d.modified_on,
+                                (coalesce(d.new, d.old) ->> 'modified_on')::timestamptz, 'infinity')
+                       order by d.seq) as modified
       from due d
     )
-    select d.seq, d.entity, d.entity_id, s.old, s.new, s.snapshot, s.missing,
-           coalesce(d.modified_on, (coalesce(d.new, d.old) ->> 'modified_on')::timestamptz),
-           l.live_since, clock_timestamp() - d.noticed_at, s.waiting
+    select a.seqs[s.n], a.entities[s.n], a.ids[s.n], s.old, s.new, s.snapshot, s.missing,
+           nullif(a.modified[s.n], 'infinity'), l.live_since,
+           clock_timestamp() - a.noticed[s.n], s.waiting
     from lists a
     cross join lateral snapshots_of(a.entities, a.ids, a.olds, a.news) s
-    join due d on d.seq = a.seqs[s.n]
-    left join sync_cursors l on l.entity = feed_of(d.entity)
-    order by d.seq;
+    left join sync_cursors l on l.entity = feed_of(a.entities[s.n])
+    order by s.n;
 end $$;
 
 -- These changes wait for what they point to: it is asked for by id, and they come again soon, more

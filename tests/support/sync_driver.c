@@ -86,6 +86,8 @@ int main(int argc, char **argv)
     sync_stop(role);
     fetcher_free(engine.fetcher);
     pool_free(pool);
+    loop_defer(driver.loop, on_term, &driver); // after what the pool tells those who wait for it
+    loop_run(driver.loop);
     loop_signal_free(term);
     loop_free(driver.loop);
     settings_free(settings);
