@@ -25,7 +25,8 @@
 #define START_MS 30000     /* without a sign of life from a server we started */
 #define RECOVER_MS 1800000 /* a long recovery after a crash is a sign of life */
 #define STOP_MS 60000
-#define SOCKET_MAX 90 /* 107 bytes less "/.s.PGSQL.5432" */
+#define LEFT_STOPPING_MS 5000 /* a fast shutdown that nobody disturbs takes less */
+#define SOCKET_MAX 90         /* 107 bytes less "/.s.PGSQL.5432" */
 
 struct postgres {
     struct postgres_place place;
@@ -277,11 +278,20 @@ bool postgres_launch(struct postgres *postgres, struct err *err)
     return true;
 }
 
+/* A server whose supervisor died while it was recovering may wait for ever in its shutdown: ending
+ * it at once costs a recovery and loses nothing. */
+static void stop_at_once(struct postgres *postgres)
+{
+    pid_t pid;
+    if (look(postgres, &pid) == POSTGRES_STOPPING && pid > 0 && kill(pid, SIGQUIT) == 0)
+        log_warn("postgres", "the server left behind doesn't stop: ending it at once", NULL);
+}
+
 bool postgres_start(struct postgres *postgres, struct err *err)
 {
     int64_t start = clock_mono_ms();
     int launches = 0;
-    bool said = false;
+    bool said = false, harder = false;
     for (;;) {
         enum postgres_state state = postgres_look(postgres);
         int64_t waited = clock_mono_ms() - start;
@@ -306,6 +316,9 @@ bool postgres_start(struct postgres *postgres, struct err *err)
         } else if (state == POSTGRES_STARTING && waited > START_MS && !said) {
             said = true;
             log_warn("postgres", "the server is still recovering", NULL);
+        } else if (state == POSTGRES_STOPPING && waited > LEFT_STOPPING_MS && !harder) {
+            harder = true;
+            stop_at_once(postgres);
         } else if (waited > (state == POSTGRES_STARTING ? RECOVER_MS : 2 * STOP_MS)) {
             return err_set(err, ERR_TIMEOUT, "the private PostgreSQL in %s doesn't get ready",
                            postgres->place.cluster);
