@@ -146,6 +146,8 @@ static void flush(void *ctx)
     j->deferred = false;
     if (j->busy || j->lost || j->stopped || (!j->first && !j->claim))
         return;
+    if (!j->first)
+        j->limit = ALL; /* whoever made units fail is out of the queue */
     take(j);
     struct unit_ask ask = {.worker = j->engine->worker};
     if (j->limit == ALL) {

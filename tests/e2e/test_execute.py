@@ -2,8 +2,10 @@
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -11,6 +13,10 @@ import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+from pg_proxy import Proxy  # noqa: E402
+
 DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
 DRIVER = os.environ.get("EXECUTE_DRIVER", "")
 LUA_DIR = os.environ.get("LUA_DIR", os.path.join(ROOT, "lua"))
@@ -82,10 +88,10 @@ def psql(sql, schema=None):
 
 
 class Worker:
-    def __init__(self, schema, lease_ms=3000):
+    def __init__(self, schema, lease_ms=3000, database=None):
         with open(os.path.join("/tmp", schema + ".log"), "a") as log:
             self.process = subprocess.Popen(
-                [DRIVER, DATABASE + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
+                [DRIVER, (database or DATABASE) + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
                 stdout=subprocess.PIPE, stderr=log, text=True)
         self.id = self.process.stdout.readline().strip()
 
@@ -139,8 +145,8 @@ class ExecuteTest(unittest.TestCase):
     def sql(self, text):
         return psql(text, self.schema)
 
-    def worker(self, lease_ms=3000):
-        w = Worker(self.schema, lease_ms)
+    def worker(self, lease_ms=3000, database=None):
+        w = Worker(self.schema, lease_ms, database)
         self.workers.append(w)
         return w
 
@@ -349,6 +355,15 @@ class ExecuteTest(unittest.TestCase):
             " join events s on s.id = k.event_id"
             " where f.at > real_of(s.noticed_at) + interval '100 ms'"))
 
+    def test_a_stop_between_steps_is_seen_before_what_has_no_effect_too(self):
+        self.body("sms.send { to = e.customer, text = 'slow 600' }\nnote 'x'\nsleep '1h'")
+        self.begin(1, {"estimate_approved": False})
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.happen("estimate_approved", ["estimate:1"])
+        self.states(stopped=1)
+        self.assertEqual("0", self.sql("select count(*) from workflow_notes"))
+
     def test_a_stop_is_judged_by_its_when(self):
         self.body("sms.send { to = e.customer, text = 'slow 300' }\nsms.send { to = e.customer, text = 'b' }\nsleep '1h'",
                   "stop_when = { estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },")
@@ -553,6 +568,48 @@ class ExecuteTest(unittest.TestCase):
         self.assertEqual("20|20", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
         self.assertEqual(0, other.end())
+
+    def test_the_fence_holds(self):
+        self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 60000);"
+                 "select worker_enter('00000000-0000-0000-0000-000000000002', 'm', 1, 0, 'workflow', -1)")
+        self.sql("select fence('00000000-0000-0000-0000-000000000001')")
+        for gone in ("2", "3"):  # ran out, never was
+            with self.assertRaisesRegex(RuntimeError, "the lease of worker"):
+                self.sql("select fence('00000000-0000-0000-0000-00000000000%s')" % gone)
+        self.assertEqual("", self.sql("select takeover('00000000-0000-0000-0000-000000000001', 0)"))
+        self.assertEqual("", self.sql("select takeover('00000000-0000-0000-0000-000000000002', 7)"))
+        self.assertEqual("0", self.sql("select takeover('00000000-0000-0000-0000-000000000002', 0)"))
+
+    def test_a_takeover_waits_for_the_unit_that_is_under_way(self):
+        self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 300)")
+        unit = threading.Thread(target=self.sql, args=(
+            "begin; select fence('00000000-0000-0000-0000-000000000001'); select pg_sleep(1.5); commit",))
+        unit.start()
+        time.sleep(0.5)
+        began = time.time()
+        self.assertEqual("0", self.sql("select takeover('00000000-0000-0000-0000-000000000001', 0)"))
+        self.assertGreater(time.time() - began, 0.5)
+        unit.join()
+
+    def test_units_without_an_answer_are_sent_again_and_found(self):
+        folder = tempfile.mkdtemp()
+        fields = dict(f.split("=", 1) for f in DATABASE.split())
+        proxy = Proxy(folder, os.path.join(fields["host"], ".s.PGSQL.5432"))
+        self.body("for i = 1, 4 do sms.send { to = e.customer, text = 'n' .. i }\nsleep '1s' end\nreturn 'end'")
+        self.begin(60)
+        self.worker(60000, DATABASE.replace(fields["host"], folder))
+        end = time.time() + 8
+        while time.time() < end:
+            proxy.cut(1)
+            time.sleep(0.4)
+        proxy.cut(0)
+        self.assertGreater(proxy.was_cut, 10)
+        self.states(done=60, seconds=60)
+        self.assertEqual("480|480|8", self.sql(
+            "select count(*), count(distinct (workflow_instance_id, ordinal)), max(ordinal)"
+            " from workflow_step_executions"))
+        proxy.close()
+        shutil.rmtree(folder)
 
     def test_cut_connections_lose_and_repeat_nothing(self):
         self.body("for i = 1, 8 do sms.send { to = e.customer, text = 'n' .. i } end")
