@@ -168,6 +168,8 @@ class SendTest(OutboundTest):
                          "select to_char(business_now(), 'Dy, DD Mon YYYY HH24:MI:SS +0000')")}, **more)
 
     def test_in_doubt_is_not_looked_for_at_once(self):
+        self.driver.end()
+        self.driver = self.start(INDOUBT_LOOK_MS="20000")
         instance = str(uuid.uuid4())
         self.in_doubt(instance)
         self.assertEqual("suspended", self.text(instance=instance)["verdict"])

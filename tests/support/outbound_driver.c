@@ -23,6 +23,7 @@ static struct driver {
     struct hooks *hooks;
     struct actions *actions;
     struct action *action; // the newest one under way
+    struct run *run;
     int status;
 } driver;
 
@@ -83,6 +84,7 @@ static void on_run(void *ctx, struct http_request *request)
                                .due = json_text(doc, "due")};
     struct run *run = xcalloc(1, sizeof(*run));
     run->request = request;
+    driver.run = run;
     run->action = driver.action = action_start(driver.actions, &call, reported, run);
     json_free(doc);
     free(args);
@@ -94,6 +96,8 @@ static void on_cancel(void *ctx, struct http_request *request)
     (void)ctx;
     if (driver.action) {
         action_cancel(driver.action);
+        reply(driver.run->request, 200, "{\"verdict\":\"cancelled\",\"text\":\"\",\"until\":\"\"}");
+        free(driver.run);
         driver.action = NULL;
     }
     reply(request, 200, "{}");
