@@ -3,7 +3,8 @@
  *     sync_driver once [--full] [feed...]     one run; the exit status says how it ended
  *     sync_driver role                        the role, until it is terminated
  *
- * Prints a line per page: "feed state pages rows written rejected". */
+ * With UNPREPARED in the environment no statement is prepared, as behind a pooler. Prints a line
+ * per page: "feed state pages rows written rejected". */
 #include "base/log.h"
 #include "engine/settings.h"
 #include "engine/sync.h"
@@ -12,6 +13,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct driver {
@@ -58,8 +60,9 @@ int main(int argc, char **argv)
         return usage(&err);
     }
     struct driver driver = {.loop = loop_new()};
-    struct db_options options = {
-        .url = setting(settings, "DATABASE_URL"), .prepare = true, .name = "sync driver"};
+    struct db_options options = {.url = setting(settings, "DATABASE_URL"),
+                                 .prepare = !getenv("UNPREPARED"),
+                                 .name = "sync driver"};
     struct pool *pool = pool_new(driver.loop, &options, 4);
     struct engine engine = {.loop = driver.loop,
                             .settings = settings,
