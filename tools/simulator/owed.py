@@ -77,7 +77,7 @@ class Owed:
             for number in {person["mobile"], person["landline"]} - {None}:
                 self.shared.setdefault(number, []).append(person)
         self.undelivered = {}         # number -> since when it may count as dead
-        for message in record.messages:
+        for message in record.messages + record.mails:
             if message["id"] in record.failed:
                 self.undelivered.setdefault(message["to"], message["b"])
         self.estimates()
@@ -288,7 +288,7 @@ class Owed:
         self.items.append(Item("overdue_office", OFFICE, low, ready, stop[1], about, marks,
                                channel="email"))
         for item in self.items[count:]:
-            item.owed_until = stop[0]
+            item.owed_until = min(stop[0], self.undelivered.get(item.address, FOREVER))
         self.text("overdue_2", person, low + 7 * DAY - HOUR, ready + 7 * DAY + HOUR, stop, about,
                   marks, False)
         for item in self.items[count:]:

@@ -90,7 +90,8 @@ class SendGrid:
 
     def follow(self, mail):
         rng = random.Random("%s %s" % (self.sim.seed, mail["id"]))
-        bounce = rng.random() < 0.005
+        dead = random.Random("%s %s" % (self.sim.seed, mail["to"][0])).random() < 0.01
+        bounce = dead and mail["to"][0].endswith("@example.com")    # customers' addresses only
         steps = [("processed", 0.1), ("bounce" if bounce else "delivered", rng.uniform(0.15, 0.6))]
         age = time.time() - mail["at"]
         for event, delay in steps:
