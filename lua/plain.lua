@@ -215,9 +215,13 @@ end
 
 -- math, utf8, and the functions without a library ------------------------------------------------
 
+-- By chance, or of an older Lua and there in some builds only.
+local LEFT_OUT = { random = true, randomseed = true, atan2 = true, cosh = true, frexp = true,
+  ldexp = true, log10 = true, pow = true, sinh = true, tanh = true }
+
 M.math, M.utf8 = {}, {}
 for name, value in pairs(math) do
-  if name ~= "random" and name ~= "randomseed" then
+  if not LEFT_OUT[name] then
     M.math[name] = value
   end
 end

@@ -11,7 +11,8 @@ endif()
 
 find_program(CLANG_FORMAT clang-format)
 if(CLANG_FORMAT AND DEFINED ENV{CI})
-  file(GLOB_RECURSE formatted CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*.[ch])
+  file(GLOB_RECURSE formatted CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*.[ch]
+    ${CMAKE_CURRENT_SOURCE_DIR}/*.[ch])
   add_test(NAME arch.format COMMAND ${CLANG_FORMAT} --dry-run -Werror ${formatted})
   set_tests_properties(arch.format PROPERTIES LABELS arch TIMEOUT 60)
 endif()

@@ -13,12 +13,12 @@ struct action;  /* one call under way */
 struct action_call {
     const char *instance; /* uuid */
     int run;
-    const char *step;     /* "branch/ordinal": the ledger's part of the key */
-    const char *name;     /* "sms.send" */
-    const char *args;     /* JSON, as the body gave them (and as they were hashed) */
+    const char *step; /* "branch/ordinal": the ledger's part of the key */
+    const char *name; /* "sms.send" */
+    const char *args; /* JSON, as the body gave them (and as they were hashed) */
     size_t args_len;
-    const char *options;  /* JSON: retries, timeout, as the author wrote them; "{}" without */
-    const char *event;    /* JSON: the instance's event, for placeholders; may be NULL */
+    const char *options; /* JSON: retries, timeout, as the author wrote them; "{}" without */
+    const char *event;   /* JSON: the instance's event, for placeholders; may be NULL */
     size_t event_len;
     const char *workflow; /* its name */
     const char *class_;   /* "marketing" or "transactional": the workflow's */
@@ -31,9 +31,9 @@ enum action_verdict {
     ACTION_DONE,      /* text is the result's JSON */
     ACTION_FAILED,    /* text is the error's JSON: {action, code, message, status, attempts} */
     ACTION_SUSPENDED, /* to be asked again at `until` (real time, UTC text); text says why */
-    ACTION_HELD,      /* in doubt: a person or a late callback must say; text is the stuck reason's JSON */
-    ACTION_STOPPING,  /* the intent was refused: a stop event is there to be judged */
-    ACTION_LOST       /* our lease is gone */
+    ACTION_HELD,     /* in doubt: a person or a late callback must say; text is the reason's JSON */
+    ACTION_STOPPING, /* the intent was refused: a stop event is there to be judged */
+    ACTION_LOST      /* our lease is gone */
 };
 
 typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *text,
@@ -41,7 +41,8 @@ typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *
 
 struct actions *actions_start(const struct engine *engine, struct err *err);
 void actions_stop(struct actions *actions);
-bool actions_reload(struct actions *actions, struct err *err); /* mappings, actions, company, templates */
+/* Mappings, actions, company, templates. */
+bool actions_reload(struct actions *actions, struct err *err);
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx);
 void action_cancel(struct action *action); /* nothing is reported; outcomes are still written */

@@ -16,15 +16,15 @@ struct worker;   /* engine/worker.h */
 struct engine {
     struct loop *loop;
     const struct settings *settings;
-    struct pool *db;          /* DATABASE_URL */
-    const char *db_url;       /* what db and st were opened with: for listeners */
+    struct pool *db;    /* DATABASE_URL */
+    const char *db_url; /* what db and st were opened with: for listeners */
     const char *st_url;
-    struct pool *st;          /* SERVICETITAN_DATABASE_URL; the same pool as db with one database */
+    struct pool *st; /* SERVICETITAN_DATABASE_URL; the same pool as db with one database */
     bool one_database;
-    struct pool *readonly;    /* the read-only login role; NULL when there is none */
+    struct pool *readonly; /* the read-only login role; NULL when there is none */
     struct fetcher *fetcher;
-    struct worker *worker;    /* our lease; NULL in roles that hold no instances */
-    const char *lua_dir;      /* trusted Lua */
+    struct worker *worker; /* our lease; NULL in roles that hold no instances */
+    const char *lua_dir;   /* trusted Lua */
     const char *workflows_dir;
 };
 

@@ -299,7 +299,8 @@ end)
 describe("stops", function()
   it("are judged by their when", function()
     local o = Owner.new({ ["x.lua"] = [[ return workflow { on = "estimate_created",
-      stop_when = { "estimate_rejected", estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },
+      stop_when = { "estimate_rejected",
+        estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },
       run = function() end } ]] }, EVENT)
     local start = host.json.encode { instance = "1", workflow = "x", now = "2026-06-01T14:00:00Z", seed = "1" }
     local function judge(total)

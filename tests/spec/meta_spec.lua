@@ -5,6 +5,7 @@ local action = require "action"
 local company = require "company"
 local entities = require "entities"
 local files = require "files"
+local plain = require "plain"
 local rules = require "rules"
 local sandbox = require "sandbox"
 local send = require "send"
@@ -192,6 +193,36 @@ local function class_name(entity)
   return (("_" .. entity):gsub("_(%l)", string.upper))
 end
 
+-- The names that luacheck lets company files use.
+local function checked_names()
+  local config = setmetatable({ files = {}, stds = {} }, { __index = _G })
+  assert(load(read ".luacheckrc", "@.luacheckrc", "t", config))()
+  local found = {}
+  for key, value in pairs(config.stds.company.read_globals) do
+    if type(value) == "table" then
+      for field in pairs(value.fields) do
+        found[key .. "." .. field] = true
+      end
+    else
+      found[value] = true
+    end
+  end
+  return found
+end
+
+local function names_of_sandbox()
+  local found = keys(plain.basic)
+  found.require = true
+  add_words(found, { string = plain.string, table = plain.table, math = plain.math,
+    utf8 = plain.utf8 })
+  for _, list in ipairs { words_of_run(), words_of_declarations() } do
+    for word in pairs(list) do
+      found[word:match "^[^.]+"] = true
+    end
+  end
+  return found
+end
+
 describe("the description for editors", function()
   after_each(sandbox.unlock_strings)
 
@@ -240,6 +271,10 @@ describe("the description for editors", function()
     for entity, fields in pairs(rows) do
       assert.are.same(fields, keys(CLASSES[class_name(entity)] or {}), entity)
     end
+  end)
+
+  it("has the names that luacheck accepts", function()
+    assert.are.same(names_of_sandbox(), checked_names())
   end)
 
   it("has a class for each record that an event carries", function()

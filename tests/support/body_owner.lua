@@ -50,9 +50,8 @@ function Owner:turn(...)
   elseif coroutine.status(self.co) == "dead" then
     self.result = json.decode(result)
   end
-  local expected = 1
   if posted[1] and posted[1][1] == "batch" then
-    expected = tonumber(table.remove(posted, 1)[2])
+    local expected = tonumber(table.remove(posted, 1)[2])
     assert(expected ~= 1 and #posted == expected, "a batch announces what follows")
   end
   for _, p in ipairs(posted) do
