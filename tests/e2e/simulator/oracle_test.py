@@ -22,6 +22,17 @@ from clock import iso3  # noqa: E402
 from texts import Templates  # noqa: E402
 
 DAY = 86400.0
+make_world, worlds = record.World, {}
+
+
+def kept_world(*key):
+    """One world for all judgements of the same run: it is the same each time, only slow to make."""
+    if key not in worlds:
+        worlds[key] = make_world(*key)
+    return worlds[key]
+
+
+record.World = kept_world
 
 
 class Oracle(unittest.TestCase):
