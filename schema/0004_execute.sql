@@ -509,7 +509,7 @@ begin
   with d as (delete from workflow_queue q where q.instance_id = any(ids) and q.worker = me
              returning q.instance_id, q.watched, q.epoch)
   select array_agg(d.instance_id order by d.instance_id),
-         array_agg(d.instance_id) filter (where d.watched or d.epoch > 1)
+         coalesce(array_agg(d.instance_id) filter (where d.watched or d.epoch > 1), '{}')
   into ended, watching from d;
   if ended is null then
     return;
@@ -519,9 +519,11 @@ begin
       outcome = results->i.id::text->>'outcome', reason = results->i.id::text->>'reason',
       error = results->i.id::text->>'error'
   where i.id = any(ended);
-  if watching is not null then
+  with w as (delete from workflow_waits x where x.instance_id = any(ended)
+             returning x.instance_id)
+  select watching || coalesce(array_agg(w.instance_id), '{}') into watching from w;
+  if cardinality(watching) > 0 then
     delete from workflow_subscriptions s where s.instance_id = any(watching);
-    delete from workflow_waits w where w.instance_id = any(watching);
     delete from workflow_inbox b where b.instance_id = any(watching);
   end if;
   perform instances_ended(ended);

@@ -521,6 +521,16 @@ class ExecuteTest(unittest.TestCase):
         self.states(done=60)
         self.assertEqual("0", self.sql("select count(*) from workflow_waits"))
 
+    def test_an_end_leaves_no_wait_behind(self):
+        self.body("all { function() wait_for('estimate_approved') end, function()\n"
+                  "sms.send { to = e.customer, text = 'slow 300' } stop 'enough' end }")
+        self.begin(3)
+        self.worker()
+        self.states(stopped=3)
+        self.assertEqual("0|0|enough", self.sql(
+            "select (select count(*) from workflow_waits), (select count(*) from workflow_subscriptions),"
+            " (select distinct reason from workflow_instances)"))
+
     # ---- losing things ----
 
     def test_a_killed_worker_is_taken_over_and_no_step_is_recorded_twice(self):
