@@ -69,6 +69,20 @@ static void check_utc(const struct cron *cron, int64_t after)
     must(!found || (next > after && zone_civil("Etc/UTC", next, &c) && shows(cron, &c)));
     for (int64_t at = after + 1; at < until && at < after + 4000; at++)
         must(zone_civil("Etc/UTC", at, &c) && !shows(cron, &c));
+    // And no day before it has its first time of the day.
+    int64_t first = 0;
+    while (!(cron->hour >> first & 1))
+        first++;
+    int64_t minute = 0, second = 0;
+    while (!(cron->minute >> minute & 1))
+        minute++;
+    while (!(cron->second >> second & 1))
+        second++;
+    first = (first * 60 + minute) * 60 + second;
+    for (int64_t day = after / 86400; found && day < next / 86400 && day < after / 86400 + 400;
+         day++)
+        must(day * 86400 + first <= after ||
+             (zone_civil("Etc/UTC", day * 86400 + first, &c) && !shows(cron, &c)));
 }
 
 static void check_zone(const struct cron *cron, const char *zone, int64_t after)

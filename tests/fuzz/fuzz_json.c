@@ -246,6 +246,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(once);
     json_free(json);
     must(document(once, strlen(once), &beyond));
+    size_t digits_only = 0;
+    while (digits_only < size && text[digits_only] >= '0' && text[digits_only] <= '9')
+        digits_only++;
+    if (digits_only == size) // an integer of any length is exact
+        must(strlen(once) == size && memcmp(once, text, size) == 0);
     must(json = json_parse(once, strlen(once), &err));
     char *twice = json_encode(json, "");
     must(twice && strcmp(once, twice) == 0);
