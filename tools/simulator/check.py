@@ -41,6 +41,7 @@ def main():
                    help="real seconds between showing it a stop and the last send before it")
     p.add_argument("--wire-slack", type=float, default=2.0,
                    help="real seconds between deciding on a send and its arrival")
+    p.add_argument("--strict", action="store_true", help="count notes as losses too")
     options = p.parse_args()
     total, problems, notes = {}, [], []
     try:
@@ -56,6 +57,10 @@ def main():
     except (OSError, ValueError, KeyError) as e:
         print("check: %s: %s" % (type(e).__name__, e), file=sys.stderr)
         return 2
+    if options.strict:
+        problems += ["lost: " + n for n in notes]
+        total["lost"] += len(notes)
+        notes = []
     for line in problems + ["note: " + n for n in notes]:
         print(line)
     print(json.dumps(total))
