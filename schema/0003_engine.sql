@@ -209,9 +209,10 @@ create index workflow_subscriptions_match on workflow_subscriptions (key, type);
 create table workflow_inbox (
   instance_id uuid not null,
   event_id uuid not null,
-  kind text not null,                    -- stop, wait, signal
+  kind text not null,                    -- stop, wait; asked of a held one: cancelled, replaced,
+                                         -- deleted, merged, paused, resume
   settled bigint not null,
-  verdict text,                          -- null: not looked at; 'not ours', 'consumed'
+  verdict text,                          -- null: not looked at; 'not ours', 'consumed', 'seen'
   primary key (instance_id, event_id, kind)
 );
 
