@@ -325,6 +325,14 @@ class DetectTest(unittest.TestCase):
         self.quiet()
 
 
+    def test_changes_are_consumed_all_or_not_at_all(self):
+        open(os.path.join(self.folder, "log"), "w").close()
+        self.estimate(7)
+        with self.assertRaisesRegex(RuntimeError, "somebody else"):
+            self.rows("select consume_changes(array_append(array(select seq from changes), 999999))")
+        self.assertEqual("t", self.rows("select count(*) > 0 from changes"))
+
+
 class TwoDatabases(DetectTest):
     two_databases = True
 
