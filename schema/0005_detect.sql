@@ -39,13 +39,13 @@ create function detect_turn_over(me uuid) returns void language sql volatile as 
 $$;
 
 -- Microseconds count: two facts of one second are two facts.
-create function utc_micros(at timestamptz) returns text language sql immutable as $$
+create function fact_time(at timestamptz) returns text language sql immutable as $$
   select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 $$;
 
 create function read_arrivals(n int) returns json language sql stable as $$
   select coalesce(json_agg(json_build_object('id', a.id, 'type', a.type, 'entity', a.entity,
-           'entity_id', a.entity_id, 'at', utc_micros(a.at), 'payload', a.payload) order by a.id),
+           'entity_id', a.entity_id, 'at', fact_time(a.at), 'payload', a.payload) order by a.id),
          '[]')
   from (select * from arrivals order by id limit n) a
 $$;
@@ -53,7 +53,7 @@ $$;
 -- What raised and is to be judged again: the change, or the event as it was settled.
 create function read_retries(n int) returns json language sql stable as $$
   select coalesce(json_agg(json_build_object('id', d.id, 'rule', d.rule, 'workflow', d.workflow,
-           'change', d.change, 'event', e.payload, 'at', utc_micros(e.at)) order by d.id), '[]')
+           'change', d.change, 'event', e.payload, 'at', fact_time(e.at)) order by d.id), '[]')
   from (select * from detect_errors where resolved_at is null and again order by id limit n) d
   left join events e on e.id = d.event_id
 $$;
