@@ -416,7 +416,8 @@ end $$;
 
 -- Gives instances back. Each element: {instance, state, due, reason}; due is real time or null, and
 -- null for 'stuck', or the business time `deadline`; or {instance, keep: true}: stuck or paused as it was. One that is stopping stays
--- so; when stuck, its reason keeps what it was stopping for. The reason of a stuck one gets its `since`. The row is locked before what may
+-- so; when stuck, its reason keeps what it was stopping for. 'stop_error' says that the `when` of a
+-- stop can't be asked: asking again at once would be no use. The reason of a stuck one gets its `since`. The row is locked before what may
 -- have arrived for it is looked at, so nothing that arrives meanwhile is lost (with the gate locked
 -- before, if it is watched, no event either). Returns those that this worker didn't hold.
 create function release(me uuid, list json) returns setof uuid language plpgsql volatile as $$
@@ -462,7 +463,7 @@ begin
       next_state := case old.state when 'stopping' then old.state else 'pending' end;
       next_due := clock_timestamp();
       why := case old.state when 'stopping' then old.reason end;
-    elsif stop_pending(id) then
+    elsif why->>'code' is distinct from 'stop_error' and stop_pending(id) then
       next_due := clock_timestamp();
     end if;
     update workflow_inbox b set verdict = 'seen'

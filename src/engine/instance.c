@@ -239,7 +239,7 @@ static bool is_ours(struct instance *in, const struct candidate *c)
     bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
     bool ours = ok && strcmp(verdict.data, "ours") == 0;
     if (!ok)
-        instance_leave_stuck(in, "script_error", err.message);
+        instance_leave_stuck(in, "stop_error", err.message);
     else if (!ours)
         not_ours(in, c);
     buf_fini(&start);

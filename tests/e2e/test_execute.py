@@ -377,6 +377,21 @@ class ExecuteTest(unittest.TestCase):
         self.happen("estimate_repriced", ["estimate:1"], '{"estimate":{"id":1,"total":900}}')
         self.states(stopped=1)
 
+    def test_a_stop_whose_when_raises_lets_nothing_out_and_asks_a_person(self):
+        self.body("sms.send { to = e.customer, text = 'slow 400' }\nsms.send { to = e.customer, text = 'b' }",
+                  "stop_when = { estimate_repriced = { when = function(it) return it.gone.total < 1 end } },")
+        self.begin(1, {"estimate_repriced": True})
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.happen("estimate_repriced", ["estimate:1"])
+        self.states(stuck=1)
+        self.assertEqual("stop_error|t", self.sql(
+            "select stuck->>'code', stuck->>'message' like '%workflows/x.lua:1%' from instances"))
+        epoch = self.sql("select epoch from instances")
+        time.sleep(0.5)
+        self.assertEqual(epoch, self.sql("select epoch from instances"))
+        self.assertEqual("1", self.sql("select count(*) from effects"))
+
     def test_on_stop_runs_in_steps_and_is_not_stopped(self):
         self.body("sleep '1h'",
                   "on_stop = function(e, by) sms.send { to = e.customer, text = by.name }\nsleep '1s'\n"
