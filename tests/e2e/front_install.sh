@@ -25,8 +25,15 @@ accepted "nothing is missing"
 stub dpkg-query "$all"' | sed "s/installed postgresql //"; exit 1'
 install run
 refused "can't install postgresql: E: Temporary failure resolving deb.debian.org (is there a network?)"
-[ "$(grep -c -- '^.*install -y --no-install-recommends postgresql$' calls.apt-get)" = 1 ] ||
+[ "$(grep -- ' install ' calls.apt-get | grep -o -- '-y .*' | sort -u)" = \
+    "-y --no-install-recommends postgresql" ] ||
     fail "it must ask for what is missing and nothing else"
+
+# Lists that can't be fetched are the reason, not the package that apt then doesn't know.
+stub apt-get 'case "$*" in *update*) echo "E: Failed to fetch http://deb.example/InRelease" ;;
+*) echo "E: Unable to locate package postgresql" ;; esac; exit 100'
+install run
+refused "can't install postgresql: E: Failed to fetch http://deb.example/InRelease (is there a network?)"
 
 # Old lists: they are fetched and it is tried once more.
 stub apt-get 'case "$*" in *update*) touch updated ;; *) [ -e updated ] ;; esac'
