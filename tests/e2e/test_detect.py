@@ -117,7 +117,7 @@ class DetectTest(unittest.TestCase):
             f.write(text)
         os.rename(path + ".new", path)
 
-    def wait(self, what, wanted, seconds=15):
+    def wait(self, what, wanted, seconds=40):
         end = time.monotonic() + seconds
         while True:
             got = self.sql(what)
@@ -129,7 +129,7 @@ class DetectTest(unittest.TestCase):
 
     def quiet(self):
         """All changes are settled."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 40
         while self.rows("select count(*) from changes") != "0":
             self.assertLess(time.monotonic(), end, "changes are left")
             time.sleep(0.05)

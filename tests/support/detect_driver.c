@@ -83,7 +83,7 @@ int main(int argc, char **argv)
                                     .lua_dir = argv[3],
                                     .workflows_dir = argv[4]};
     struct loop_signal *term = loop_signal_new(loop, SIGTERM, stop, NULL);
-    driver.engine.worker = worker_start_for(loop, pool, "workflow", 3000, ready, lost, NULL);
+    driver.engine.worker = worker_start_for(loop, pool, "workflow", 30000, ready, lost, NULL);
     loop_run(loop);
     versions_stop(driver.versions);
     if (driver.detect) {
