@@ -1,33 +1,17 @@
 """Settling what was detected: every promise of the settling unit, on a real database."""
 import json
 import os
-import subprocess
+import sys
 import threading
 import time
 import unittest
 import uuid
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
-SCHEMAS = ["0003_engine.sql", "0004_execute.sql", "0005_detect.sql"]
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from database import DatabaseTest, literal  # noqa: E402
+
 EMPTY = {k: [] for k in ("events", "starts", "errors", "arrivals", "deleted", "merged", "daily",
                          "resolved", "failed_again")}
-
-
-def url(schema):
-    return DATABASE + (" options=-csearch_path=" + schema if schema else "")
-
-
-def psql(sql, schema=None):
-    done = subprocess.run(["psql", url(schema), "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"],
-                          input=sql, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr + sql[:500])
-    return done.stdout.strip()
-
-
-def literal(value):
-    return "'" + json.dumps(value).replace("'", "''") + "'"
 
 
 def event(kind, entity, number, at, customer=9, weak=False, keys=None):
@@ -43,21 +27,11 @@ def start(e, workflow="follow", key=None, if_running="skip", stops=(), **more):
             "stops": [{"type": t, "key": k, "judged": j} for t, k, j in stops], **more}
 
 
-class SettleTest(unittest.TestCase):
+class SettleTest(DatabaseTest):
     def setUp(self):
-        self.schema = "settle_" + uuid.uuid4().hex[:12]
-        psql("create schema " + self.schema)
-        for name in SCHEMAS:
-            with open(os.path.join(ROOT, "schema", name)) as f:
-                psql("begin;" + f.read() + ";commit", self.schema)
+        super().setUp()
         self.sql("insert into clock values (true, now(), '2026-06-01 12:00+00', 1);"
                  "insert into settings (name, value) values ('live', 'on')")
-
-    def tearDown(self):
-        psql("drop schema %s cascade" % self.schema)
-
-    def sql(self, text):
-        return psql(text, self.schema)
 
     def settle(self, events=(), starts=(), **more):
         batch = {**EMPTY, "events": list(events), "starts": list(starts), **more}
