@@ -263,6 +263,11 @@ $$;
 
 -- ---- The intent of a message -------------------------------------------------------------------
 
+-- "2026-11-23T05:52:28.796169Z", whatever the session's time zone.
+create function ledger_time(at timestamptz) returns text language sql immutable as $$
+  select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+$$;
+
 -- What a row says to the action that asked for it.
 create function message_verdict(m messaging_log, p_verdict text) returns json language sql stable as $$
   select json_build_object('verdict', p_verdict, 'id', m.id, 'state', m.state, 'rule', m.rule,
@@ -270,8 +275,8 @@ create function message_verdict(m messaging_log, p_verdict text) returns json la
     'shadow', m.shadow, 'attempt', m.attempt, 'provider_id', m.provider_id,
     'time', utc(coalesce(m.sent_at, m.decided_at)),
     'code', m.error_code, 'message', m.error_message,
-    'until', case when m.until is not null then to_json(real_of(m.until)) end,
-    'intended_at', m.intended_at, 'looks', m.looks,
+    'until', ledger_time(real_of(m.until)),
+    'intended_at', ledger_time(m.intended_at), 'looks', m.looks,
     'age', extract(epoch from clock_timestamp() - m.intended_at))
 $$;
 
@@ -697,7 +702,7 @@ begin
   elsif c.state = 'held' then
     return json_build_object('verdict', 'held', 'id', c.id);
   elsif c.state in ('intent', 'in_doubt') and c.id <> (p->>'id')::uuid and c.effect = 'once' then
-    return json_build_object('verdict', 'in_doubt', 'id', c.id, 'intended_at', c.intended_at,
+    return json_build_object('verdict', 'in_doubt', 'id', c.id, 'intended_at', ledger_time(c.intended_at),
       'age', extract(epoch from clock_timestamp() - c.intended_at));
   elsif c.state = 'intent' and c.id = (p->>'id')::uuid then
     return json_build_object('verdict', 'send', 'id', c.id, 'attempt', c.attempt);

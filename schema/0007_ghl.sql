@@ -38,6 +38,7 @@ create table ghl_opportunities (
   status text,
   monetary_value numeric,
   moved boolean not null default false,  -- placed by a move: a sync no longer sets its stage
+  moved_at timestamptz,                  -- business time of the step that moved it last
   conflict boolean not null default false,
   synced_at timestamptz,
   primary key (of, of_id, shadow)
@@ -186,6 +187,30 @@ begin
 end
 $$;
 
+-- Changes of one opportunity come one after the other: 'have' with the row as it is now, or 'wait'.
+-- Storing it, or giving it back, lets the next one in; so does a minute of silence.
+create function ghl_lock_opportunity(p_of text, p_id bigint, p_shadow boolean, p_owner text)
+returns json language plpgsql as $$
+declare
+  o ghl_opportunities;
+begin
+  select * into o from ghl_opportunities where of = p_of and of_id = p_id and shadow = p_shadow for update;
+  if o.owner is not null and o.owner <> p_owner and o.claimed_at > clock_timestamp() - interval '1 minute' then
+    return json_build_object('verdict', 'wait');
+  end if;
+  update ghl_opportunities set owner = p_owner, claimed_at = clock_timestamp()
+  where of = p_of and of_id = p_id and shadow = p_shadow;
+  return json_build_object('verdict', 'have',
+    'row', to_jsonb(o) || jsonb_build_object('moved_at', utc(o.moved_at)));
+end
+$$;
+
+create function ghl_unlock_opportunity(p_of text, p_id bigint, p_shadow boolean, p_owner text)
+returns void language sql as $$
+  update ghl_opportunities set owner = null
+  where of = p_of and of_id = p_id and shadow = p_shadow and owner = p_owner
+$$;
+
 create function ghl_release_opportunity(p_of text, p_id bigint, p_shadow boolean, p_owner text)
 returns void language sql as $$
   delete from ghl_opportunities where of = p_of and of_id = p_id and shadow = p_shadow
@@ -193,16 +218,16 @@ returns void language sql as $$
 $$;
 
 -- p: of of_id shadow ghl_id customer_id estimate_id job_id contact_id name pipeline_id pipeline
--- stage_id stage status value moved conflict; a field left out stays as it is.
+-- stage_id stage status value moved moved_at conflict; a field left out stays as it is.
 create function ghl_store_opportunity(p json) returns void language sql as $$
   insert into ghl_opportunities as o (of, of_id, shadow, ghl_id, st_customer_id, st_estimate_id,
     st_job_id, ghl_contact_id, name, pipeline_id, pipeline, pipeline_stage_id, stage, status,
-    monetary_value, moved, conflict, synced_at)
+    monetary_value, moved, moved_at, conflict, synced_at)
   values (p->>'of', (p->>'of_id')::bigint, (p->>'shadow')::boolean, p->>'ghl_id',
     (p->>'customer_id')::bigint, (p->>'estimate_id')::bigint, (p->>'job_id')::bigint,
     p->>'contact_id', p->>'name', p->>'pipeline_id', p->>'pipeline', p->>'stage_id', p->>'stage',
     p->>'status', (p->>'value')::numeric, coalesce((p->>'moved')::boolean, false),
-    coalesce((p->>'conflict')::boolean, false), business_now())
+    (p->>'moved_at')::timestamptz, coalesce((p->>'conflict')::boolean, false), business_now())
   on conflict (of, of_id, shadow) do update set owner = null,
     ghl_id = coalesce(excluded.ghl_id, o.ghl_id),
     st_customer_id = coalesce(excluded.st_customer_id, o.st_customer_id),
@@ -215,6 +240,7 @@ create function ghl_store_opportunity(p json) returns void language sql as $$
     pipeline_stage_id = coalesce(excluded.pipeline_stage_id, o.pipeline_stage_id),
     stage = coalesce(excluded.stage, o.stage), status = coalesce(excluded.status, o.status),
     monetary_value = coalesce(excluded.monetary_value, o.monetary_value),
-    moved = o.moved or excluded.moved, conflict = o.conflict or excluded.conflict,
+    moved = o.moved or excluded.moved, moved_at = coalesce(excluded.moved_at, o.moved_at),
+    conflict = o.conflict or excluded.conflict,
     synced_at = excluded.synced_at
 $$;

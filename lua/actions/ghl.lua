@@ -4,6 +4,7 @@
 -- has placed. A move makes the opportunity only when it says into which pipeline; without one it
 -- moves an open opportunity within its own.
 local ghl = require "ghl"
+local pipelines = require "pipelines"
 
 local OFF = { ["0"] = true, off = true, ["false"] = true, no = true }
 
@@ -69,7 +70,7 @@ end
 local function body_of(ctx, kind, x, wanted)
   local said = ctx:map("opportunity", x, kind)
   local unit = x.business_unit
-  local pipeline, stage = ghl.place(ctx,
+  local pipeline, stage = pipelines.place(ctx,
     wanted.pipeline or unit and unit.ghl_pipeline_id or said.pipeline, wanted.stage or said.stage)
   said.pipeline, said.stage = nil, nil
   said.pipelineId, said.pipelineStageId = pipeline.id, stage and stage.id or nil
@@ -109,11 +110,13 @@ local function make(ctx, kind, record, wanted, moved)
   local id, existed = ghl.create(ctx, body, record.id, claim.taken_over)
   local row = row_of(kind, x, body, pipeline, stage)
   row.ghl_id, row.contact_id, row.moved, row.conflict = id, contact.id, moved, existed
+  row.moved_at = moved and ctx.key.now or nil
   ghl.store(ctx, row)
   return { id = id, conflict = existed or contact.conflict }
 end
 
 local function refresh(ctx, kind, record, row, wanted)
+  row = ghl.lock(ctx, row)
   local x = around(ctx, kind, record)
   local body, pipeline, stage = body_of(ctx, kind, x, wanted)
   if row.moved then
@@ -130,32 +133,47 @@ local function refresh(ctx, kind, record, row, wanted)
     skipped = not there and "GHL no longer has it" or nil }
 end
 
--- Changes where a known opportunity stands.
-local function shift(ctx, kind, record, row, wanted)
-  local result = { id = row.ghl_id, was = was(row), conflict = row.conflict }
+-- What of the wish is still to be done, or nil and why nothing is. A step that comes late, after one
+-- that was due later has moved it, no longer moves it.
+local function still_wanted(ctx, row, wanted)
   if not wanted.pipeline and not wanted.status and row.status ~= "open" then
-    result.skipped = "it is " .. tostring(row.status)
+    return nil, "it is " .. tostring(row.status)
+  elseif row.moved_at and ctx.key.now and row.moved_at:sub(1, 19) > ctx.key.now:sub(1, 19) then
+    if not wanted.status then
+      return nil, "it was moved by something newer"
+    end
+    return { status = wanted.status, value = wanted.value }
+  end
+  return wanted
+end
+
+-- Changes where a known opportunity stands.
+local function shift(ctx, kind, record, row, asked)
+  row = ghl.lock(ctx, row)
+  local result = { id = row.ghl_id, was = was(row), conflict = row.conflict }
+  local wanted, why = still_wanted(ctx, row, asked)
+  local pipeline, stage
+  if wanted and (wanted.pipeline or wanted.stage) then
+    pipeline, stage = pipelines.place(ctx, wanted.pipeline or row.pipeline_id, wanted.stage, not wanted.pipeline)
+    if wanted.stage and not stage then
+      wanted, why = nil, 'its pipeline has no stage "' .. wanted.stage .. '"'
+    end
+  end
+  if not wanted then
+    ghl.unlock(ctx, row)
+    result.skipped = why
     return result
   end
-  local body = { status = wanted.status, monetaryValue = number(wanted.value) }
-  local fresh = { of = row.of, of_id = row.of_id, moved = true, status = wanted.status,
-    value = body.monetaryValue, job_id = kind == "job" and record.id or nil }
-  if wanted.pipeline or wanted.stage then
-    local pipeline, stage = ghl.place(ctx, wanted.pipeline or row.pipeline_id, wanted.stage,
-      not wanted.pipeline)
-    if wanted.stage and not stage then
-      result.skipped = 'its pipeline has no stage "' .. wanted.stage .. '"'
-      return result
-    end
-    body.pipelineId, body.pipelineStageId = pipeline.id, stage and stage.id or nil
-    fresh.pipeline_id, fresh.pipeline = pipeline.id, pipeline.name
-    fresh.stage_id, fresh.stage = stage and stage.id, stage and stage.name
-  end
+  local body = { status = wanted.status, monetaryValue = number(wanted.value),
+    pipelineId = pipeline and pipeline.id, pipelineStageId = stage and stage.id or nil }
   if not ghl.update(ctx, row.ghl_id, body) then
     result.skipped = "GHL no longer has it"
-    return result
   end
-  ghl.store(ctx, fresh)
+  ghl.store(ctx, { of = row.of, of_id = row.of_id, moved = true, status = wanted.status,
+    moved_at = pipeline and ctx.key.now or nil, value = body.monetaryValue,
+    job_id = kind == "job" and record.id or nil, pipeline_id = pipeline and pipeline.id,
+    pipeline = pipeline and pipeline.name, stage_id = stage and stage.id or nil,
+    stage = stage and stage.name or nil })
   return result
 end
 

@@ -543,7 +543,7 @@ int64_t op_retry_after_ms(const struct fetch_result *result)
     return seconds > 0 ? (seconds > 600 ? 600 : seconds) * 1000 : 0;
 }
 
-// "2026-11-23T05:52:28.796169+00:00", as PostgreSQL writes it in JSON; NULL: now.
+// "2026-11-23T05:52:28.796169Z"; NULL: now.
 char *op_after(const char *utc, double seconds)
 {
     int64_t us = clock_wall_us();

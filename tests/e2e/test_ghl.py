@@ -164,6 +164,34 @@ class GhlTest(OutboundTest):
         self.run_action("move_opportunity", {"of": self.estimate(), "status": "lost"})
         self.assertEqual("it is lost", self.run_action("move_opportunity", stage)["value"]["skipped"])
 
+    def test_a_step_that_comes_late_does_not_move_it_back(self):
+        self.sync()
+        job = {"id": 90, "number": "90", "no_charge": False, "created_from_estimate_id": 70,
+               "customer_id": 7}
+        self.run_action("move_opportunity_to_install_pipeline", {"job": job},
+                        now="2026-06-03T15:00:00Z")
+        self.run_action("move_opportunity_to_job_sold", {"estimate": self.estimate()},
+                        now="2026-06-02T15:00:00Z")
+        made = self.location.opportunities["o1"]
+        self.assertEqual(("won", "pInstall"), (made["status"], made["pipelineId"]))
+        answer = self.run_action("move_opportunity", {"of": self.estimate(), "pipeline": "Sales",
+                                                      "stage": "New"}, now="2026-06-02T15:00:00Z")
+        self.assertEqual("it was moved by something newer", answer["value"]["skipped"])
+
+    def test_two_moves_at_a_time_come_one_after_the_other(self):
+        self.sync()
+        self.location.wait = 0.4
+        event = {"customer": self.ann, "estimate": self.estimate()}
+        first, _ = self.driver.start("ghl.move_opportunity_to_job_sold", {"estimate": self.estimate()},
+                                     event=event, due=self.due())
+        time.sleep(0.15)
+        stage = {"of": self.estimate(), "stage": "Appointment set"}
+        answer = self.run_action("move_opportunity", stage)
+        self.assertEqual("suspended", answer["verdict"], answer)
+        first.join(10)
+        self.assertEqual("it is won", self.run_action("move_opportunity", stage)["value"]["skipped"])
+        self.assertEqual("sJob Sold", self.location.opportunities["o1"]["pipelineStageId"])
+
     def test_an_install_job_moves_its_estimates_opportunity(self):
         self.sync()
         job = {"id": 90, "number": "90", "no_charge": False, "created_from_estimate_id": 70,
