@@ -38,6 +38,7 @@ static const struct setting_info table[] = {
     SECRET("SERVICETITAN_DATABASE_URL", "", "PostgreSQL of the st_ tables; empty: DATABASE_URL"),
     SECRET("MOONWRIGHT_READONLY_URL", "",
            "login role that may only read views; empty: db.* is off"),
+    SWITCH("DATABASE_PREPARE", "1", "0: no prepared statements, for a pooler of transactions"),
     TEXT("MOONWRIGHT_DATA", "var", "", "folder of the private PostgreSQL, logs and heartbeats"),
     TEXT("MOONWRIGHT_POSTGRES_USER", "postgres", "",
          "as whom the private PostgreSQL runs, started by root"),

@@ -115,7 +115,8 @@ static struct pool *open_pool(struct role *r, const char *url, int connections)
 {
     char name[64];
     snprintf(name, sizeof(name), "moonwright %s", r->name);
-    struct db_options options = {.url = url, .prepare = true, .name = name};
+    bool prepare = setting_on(r->engine.settings, "DATABASE_PREPARE");
+    struct db_options options = {.url = url, .prepare = prepare, .name = name};
     return pool_new(r->engine.loop, &options, connections);
 }
 

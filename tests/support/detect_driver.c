@@ -68,8 +68,9 @@ int main(int argc, char **argv)
     struct err err;
     struct settings *settings = settings_load("/nonexistent/.env", &err);
     must(settings);
-    const struct db_options db = {.url = argv[1], .prepare = true, .name = "detect_driver"};
-    const struct db_options st = {.url = argv[2], .prepare = true, .name = "detect_driver"};
+    bool prepare = !getenv("UNPREPARED");
+    const struct db_options db = {.url = argv[1], .prepare = prepare, .name = "detect_driver"};
+    const struct db_options st = {.url = argv[2], .prepare = prepare, .name = "detect_driver"};
     struct pool *pool = pool_new(loop, &db, 2);
     bool one = strcmp(argv[1], argv[2]) == 0;
     struct pool *st_pool = one ? pool : pool_new(loop, &st, 2);

@@ -159,7 +159,8 @@ int main(int argc, char **argv)
     must(argc == 4);
     signal(SIGPIPE, SIG_IGN);
     struct loop *loop = loop_new();
-    const struct db_options options = {.url = argv[1], .prepare = true, .name = "execute_driver"};
+    const struct db_options options = {
+        .url = argv[1], .prepare = !getenv("UNPREPARED"), .name = "execute_driver"};
     struct pool *pool = pool_new(loop, &options, 2);
     driver.engine = (struct engine){
         .loop = loop, .db = pool, .st = pool, .db_url = argv[1], .lua_dir = argv[2]};

@@ -149,7 +149,8 @@ int main(int argc, char **argv)
     log_set_level(LOG_DEBUG);
     engine->loop = loop_new();
     engine->settings = settings;
-    struct db_options options = {.url = argv[1], .prepare = true, .name = "outbound_driver"};
+    struct db_options options = {
+        .url = argv[1], .prepare = !getenv("UNPREPARED"), .name = "outbound_driver"};
     engine->db = engine->st = pool_new(engine->loop, &options, 3);
     engine->one_database = true;
     options.prepare = false;
