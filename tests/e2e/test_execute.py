@@ -11,16 +11,12 @@ import time
 import unittest
 import uuid
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from database import ROOT, DatabaseTest, until  # noqa: E402
 from pg_proxy import Proxy  # noqa: E402
 
-DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
 DRIVER = os.environ.get("EXECUTE_DRIVER", "")
 LUA_DIR = os.environ.get("LUA_DIR", os.path.join(ROOT, "lua"))
-SCHEMAS = ["0003_engine.sql", "0004_execute.sql"]
 
 SUPPORT = """
 create table effects (id bigint generated always as identity, instance uuid, step text, name text,
@@ -75,27 +71,16 @@ begin
 end $$;
 """
 
-EVENTS = 'return events { estimate_approved = { of = "estimate" }, estimate_repriced = { of = "estimate" } }'
-
-
-def psql(sql, schema=None):
-    url = DATABASE + (" options=-csearch_path=" + schema if schema else "")
-    done = subprocess.run(["psql", url, "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"],
-                          input=sql, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr + sql[:500])
-    return done.stdout.strip()
-
 
 class Worker:
-    def __init__(self, schema, lease_ms=3000, database=None):
-        with open(os.path.join("/tmp", schema + ".log"), "a") as log:
-            self.process = subprocess.Popen(
-                [DRIVER, (database or DATABASE) + " options=-csearch_path=" + schema, LUA_DIR, str(lease_ms)],
-                stdout=subprocess.PIPE, stderr=log, text=True)
+    def __init__(self, url, log_path, lease_ms):
+        with open(log_path, "a") as log:
+            self.process = subprocess.Popen([DRIVER, url, LUA_DIR, str(lease_ms)],
+                                            stdout=subprocess.PIPE, stderr=log, text=True)
         self.id = self.process.stdout.readline().strip()
 
     def kill(self):
+        """Once more does no harm."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
@@ -113,41 +98,17 @@ class Worker:
         return self.process.returncode
 
 
-class ExecuteTest(unittest.TestCase):
-    scale = 1
+class Case(DatabaseTest):
+    scale, more = 1, SUPPORT
+    explain = "select state, stuck, reason, error, due, worker from instances limit 5"
 
     def setUp(self):
-        self.schema = "execute_" + uuid.uuid4().hex[:12]
-        psql("create schema " + self.schema)
-        for name in SCHEMAS:
-            with open(os.path.join(ROOT, "schema", name)) as f:
-                psql("begin;" + f.read() + ";commit", self.schema)
-        psql(SUPPORT, self.schema)
-        psql("insert into clock values (true, now(), '2026-06-01 12:00+00', %s)" % self.scale,
-             self.schema)
-        self.workers = []
+        super().setUp()
+        self.sql("insert into clock values (true, now(), '2026-06-01 12:00+00', %s)" % self.scale)
 
-    def tearDown(self):
-        for w in self.workers:
-            if w.process.poll() is None:
-                w.kill()
-        failed = any(e for _, e in getattr(self._outcome, "errors", []) or []) or \
-            any(t is self for t, _ in getattr(self._outcome.result, "failures", []) +
-                getattr(self._outcome.result, "errors", []))
-        log = os.path.join("/tmp", self.schema + ".log")
-        if failed and os.path.exists(log):
-            with open(log) as f:
-                sys.stderr.write(f.read()[-6000:])
-        if os.path.exists(log):
-            os.unlink(log)
-        psql("drop schema %s cascade" % self.schema)
-
-    def sql(self, text):
-        return psql(text, self.schema)
-
-    def worker(self, lease_ms=3000, database=None):
-        w = Worker(self.schema, lease_ms, database)
-        self.workers.append(w)
+    def worker(self, lease_ms=60000, url=None):
+        w = Worker(url or self.database.url, self.log_path, lease_ms)
+        self.addCleanup(w.kill)
         return w
 
     def define(self, source, name="x", more=None, declaration=None):
@@ -167,27 +128,15 @@ class ExecuteTest(unittest.TestCase):
         given = "null" if stops is None else "'%s'" % json.dumps(stops)
         return self.sql("select * from begin_instances('%s', %d, %s)" % (name, n, given)).split("\n")
 
-    def wait(self, question, wanted, seconds=15):
-        end = time.time() + seconds
-        while True:
-            got = self.sql(question)
-            if got == wanted:
-                return
-            if time.time() > end:
-                self.fail("%s is %r, not %r\n%s" % (
-                    question, got, wanted,
-                    self.sql("select state, stuck, reason, error, due, worker from instances limit 5")))
-            time.sleep(0.05)
-
     def happen(self, kind, keys, payload="{}", at="business_now()"):
         return self.sql("select happen('%s', array['%s'], '%s', %s)" % (kind, "','".join(keys), payload, at))
 
-    def states(self, seconds=15, **wanted):
+    def states(self, **wanted):
         text = "\n".join("%s|%d" % p for p in sorted(wanted.items()))
-        self.wait("select state, count(*) from instances group by 1 order by 1", text, seconds)
+        self.wait("select state, count(*) from instances group by 1 order by 1", text)
 
-    # ---- plainly ----
 
+class PlainTest(Case):
     def test_runs_each_step_once_and_ends(self):
         self.body("local s = sms.send { to = e.customer, text = 'a' }\n"
                   "note('it was ' .. s.status)\nreturn s.status")
@@ -208,7 +157,7 @@ class ExecuteTest(unittest.TestCase):
         self.body("for i = 1, 3 do sms.send { to = e.customer, text = 'n ' .. i } end")
         self.begin(1000)
         self.worker(), self.worker()
-        self.states(done=1000, seconds=60)
+        self.states(done=1000)
         self.assertEqual("3000|3000", self.sql(
             "select count(*), count(distinct (instance, step)) from effects"))
         self.assertEqual("3000|1|3", self.sql(
@@ -231,8 +180,8 @@ class ExecuteTest(unittest.TestCase):
         self.states(done=3)
         self.assertEqual("fsent", self.sql("select distinct outcome from workflow_instances"))
 
-    # ---- failures ----
 
+class FailureTest(Case):
     def test_a_failed_step_is_stuck_and_retried(self):
         self.body("sms.send { to = e.customer, text = 'a' }\nsms.send { to = e.customer, text = 'fail' }")
         self.begin()
@@ -260,7 +209,7 @@ class ExecuteTest(unittest.TestCase):
         self.worker()
         self.wait("select count(*) from effects", "1")
         self.sql("select resume_instance(id) from instances")
-        self.wait("select count(*) from effects", "2", 5)
+        self.wait("select count(*) from effects", "2")
 
     def test_a_postponed_step_waits_and_goes_on(self):
         self.body("sms.send { to = e.customer, text = 'later 700' }")
@@ -312,12 +261,12 @@ class ExecuteTest(unittest.TestCase):
                  " for each row execute function no_seven()")
         self.begin(40)
         self.worker()
-        self.states(done=38, stuck=2, seconds=30)
+        self.states(done=38, stuck=2)
         self.assertEqual("record_failed,script_error", self.sql(
             "select string_agg(stuck->>'code', ',' order by stuck->>'code') from instances"))
 
-    # ---- stops ----
 
+class StopTest(Case):
     def test_a_stop_ends_a_sleeping_instance(self):
         self.body("sms.send { to = e.customer, text = 'a' }\nsleep '1h'\nsms.send { to = e.customer, text = 'b' }")
         self.begin(2, {"estimate_approved": False})
@@ -428,8 +377,8 @@ class ExecuteTest(unittest.TestCase):
         self.sql("select cancel_instance(instance) from effects where id = 2")
         self.states(cancelled=2)
 
-    # ---- waits ----
 
+class WaitTest(Case):
     def test_a_wait_takes_the_oldest_event_once(self):
         self.body("local a = wait_for('estimate_approved')\nlocal b = wait_for('estimate_approved', { timeout = '2s' })\n"
                   "return a.data.n .. ' ' .. tostring(b and b.data.n)")
@@ -451,7 +400,7 @@ class ExecuteTest(unittest.TestCase):
         self.worker()
         self.states(waiting=2)
         self.happen("estimate_approved", ["estimate:1", "estimate:2"], '{"data":{"n":1}}')
-        time.sleep(0.3)
+        self.wait("select count(*) from workflow_queue where due <= clock_timestamp()", "0")
         self.happen("estimate_approved", ["estimate:2"], '{"data":{"n":2}}')
         self.states(done=2)
         self.assertEqual("2,nil", self.sql("select string_agg(outcome, ',' order by outcome) from workflow_instances"))
@@ -462,8 +411,9 @@ class ExecuteTest(unittest.TestCase):
         w = self.worker()
         self.states(waiting=2)
         w.kill()
-        time.sleep(1.5)
-        self.happen("estimate_approved", ["estimate:1"], at="business_now() - interval '1.2 s'")
+        self.wait("select min(deadline) < business_now() from workflow_waits", "t")
+        self.happen("estimate_approved", ["estimate:1"],
+                    at="(select min(deadline) - interval '1 ms' from workflow_waits)")
         self.happen("estimate_approved", ["estimate:2"])
         self.worker()
         self.states(done=2)
@@ -476,7 +426,7 @@ class ExecuteTest(unittest.TestCase):
         self.sql("insert into arrivals (type, entity, entity_id, at, payload)"
                  " values ('estimate_approved', 'estimate', '1', business_now(), '{}')")
         self.worker()
-        time.sleep(2.5)
+        self.wait("select max(deadline) < business_now() - interval '1 s' from workflow_waits", "t")
         self.states(waiting=1)
         self.happen("estimate_approved", ["estimate:1"], at="(select at from arrivals)")
         self.sql("delete from arrivals")
@@ -531,8 +481,8 @@ class ExecuteTest(unittest.TestCase):
         self.body("local a = wait_for('estimate_approved')\nreturn a.name")
         self.begin(60)
         self.worker(), self.worker()
-        self.sql(";".join("select happen('estimate_approved', array['estimate:%d'], '{}')" % k
-                          for k in range(1, 61)))
+        for k in range(1, 61):
+            self.happen("estimate_approved", ["estimate:%d" % k])
         self.states(done=60)
         self.assertEqual("0", self.sql("select count(*) from workflow_waits"))
 
@@ -546,8 +496,8 @@ class ExecuteTest(unittest.TestCase):
             "select (select count(*) from workflow_waits), (select count(*) from workflow_subscriptions),"
             " (select distinct reason from workflow_instances)"))
 
-    # ---- losing things ----
 
+class LossTest(Case):
     def test_a_killed_worker_is_taken_over_and_no_step_is_recorded_twice(self):
         self.body("for i = 1, 5 do sms.send { to = e.customer, text = 'slow 50' } end\nreturn 'all'")
         self.begin(100)
@@ -555,26 +505,26 @@ class ExecuteTest(unittest.TestCase):
         self.wait("select count(*) >= 150 from workflow_step_executions", "t")
         first.kill()
         self.worker()
-        self.states(done=100, seconds=30)
+        self.states(done=100)
         self.assertEqual("500|500", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
 
     def test_a_dead_predecessor_of_this_machine_is_replaced_at_once(self):
         self.body("sms.send { to = e.customer, text = 'slow 300' }")
         self.begin(5)
-        first = self.worker(60000)
+        first = self.worker()
         self.wait("select count(*) from effects", "5")
         first.kill()
-        self.worker(60000)
-        self.states(done=5, seconds=5)
+        self.worker()
+        self.states(done=5)
         self.assertEqual("1", self.sql("select count(*) from workflow_workers"))
 
     def test_a_live_worker_is_never_replaced(self):
-        self.body("sms.send { to = e.customer, text = 'slow 3000' }")
+        self.body("sms.send { to = e.customer, text = 'slow 4500' }")
         self.begin(5)
-        self.worker(1500)
+        self.worker(2000)
         self.wait("select count(*) from effects", "5")
-        self.worker(1500)
+        self.worker(2000)
         self.states(done=5)
         self.assertEqual("5|2", self.sql("select count(*), (select count(*) from workflow_workers) from effects"))
 
@@ -585,7 +535,7 @@ class ExecuteTest(unittest.TestCase):
         self.wait("select count(*) from effects", "10")
         stalled.process.send_signal(signal.SIGSTOP)
         other = self.worker(1500)
-        self.wait("select count(*) from workflow_queue where worker = '%s'" % stalled.id, "0", 20)
+        self.wait("select count(*) from workflow_queue where worker = '%s'" % stalled.id, "0")
         stalled.process.send_signal(signal.SIGCONT)
         self.assertEqual(3, stalled.process.wait(10))
         stalled.process.stdout.close()
@@ -607,59 +557,61 @@ class ExecuteTest(unittest.TestCase):
 
     def test_a_takeover_waits_for_the_unit_that_is_under_way(self):
         self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 300)")
-        unit = threading.Thread(target=self.sql, args=(
-            "begin; select fence('00000000-0000-0000-0000-000000000001'); select pg_sleep(1.5); commit",))
-        unit.start()
-        time.sleep(0.5)
-        began = time.time()
-        self.assertEqual("0", self.sql("select takeover('00000000-0000-0000-0000-000000000001', 0)"))
-        self.assertGreater(time.time() - began, 0.5)
-        unit.join()
+        self.wait("select until < clock_timestamp() from workflow_workers", "f")
+        unit = self.database.connect()
+        unit.sql("begin; select fence('00000000-0000-0000-0000-000000000001')")
+        self.wait("select until < clock_timestamp() from workflow_workers", "t")
+        released = []
+        takeover = threading.Thread(target=lambda: released.append(self.sql(
+            "select takeover('00000000-0000-0000-0000-000000000001', 0)")))
+        takeover.start()
+        self.wait("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+                  " and datname = current_database()", "1")
+        self.assertEqual([], released)
+        unit.sql("commit")
+        takeover.join()
+        self.assertEqual(["0"], released)
 
     def test_units_without_an_answer_are_sent_again_and_found(self):
         folder = tempfile.mkdtemp()
-        fields = dict(f.split("=", 1) for f in DATABASE.split())
-        proxy = Proxy(folder, os.path.join(fields["host"], ".s.PGSQL.5432"))
+        self.addCleanup(shutil.rmtree, folder)
+        host = dict(field.split("=", 1) for field in self.database.url.split())["host"]
+        proxy = Proxy(folder, os.path.join(host, ".s.PGSQL.5432"))
+        self.addCleanup(proxy.close)
         self.body("for i = 1, 4 do sms.send { to = e.customer, text = 'n' .. i }\nsleep '1s' end\nreturn 'end'")
         self.begin(60)
-        self.worker(60000, DATABASE.replace(fields["host"], folder))
-        end = time.time() + 8
-        while time.time() < end:
+        self.worker(url=self.database.url.replace(host, folder))
+
+        def cut_enough():
             proxy.cut(1)
-            time.sleep(0.4)
+            time.sleep(0.2)
+            return proxy.was_cut > 10
+        until(cut_enough, True, what="ten units were cut off from their answers")
         proxy.cut(0)
-        self.assertGreater(proxy.was_cut, 10)
-        self.states(done=60, seconds=60)
+        self.states(done=60)
         self.assertEqual("480|480|8", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)), max(ordinal)"
             " from workflow_step_executions"))
-        proxy.close()
-        shutil.rmtree(folder)
 
     def test_cut_connections_lose_and_repeat_nothing(self):
         self.body("for i = 1, 8 do sms.send { to = e.customer, text = 'n' .. i } end")
         self.begin(300)
         self.worker()
-        cut = threading.Event()
-
-        def cutter():
-            while not cut.is_set():
-                psql("select pg_terminate_backend(pid) from pg_stat_activity"
-                     " where application_name = 'execute_driver'")
-                time.sleep(0.15)
-        thread = threading.Thread(target=cutter)
-        thread.start()
-        time.sleep(3)
-        cut.set()
-        thread.join()
-        self.states(done=300, seconds=60)
+        cut = 0
+        while cut < 20 and self.sql("select count(*) from workflow_queue") != "0":
+            cut += int(self.sql(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity where"
+                " application_name = 'execute_driver' and datname = current_database()"))
+            time.sleep(0.1)
+        self.assertGreater(cut, 5)
+        self.states(done=300)
         self.assertEqual("2400|2400|8", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)), max(ordinal)"
             " from workflow_step_executions"))
         self.assertEqual("2400", self.sql("select count(distinct (instance, step)) from effects"))
 
 
-class ScaledTest(ExecuteTest):
+class ScaledTest(Case):
     """Months in seconds: the business clock runs a million times faster."""
     scale = 1000000
 
@@ -672,10 +624,5 @@ class ScaledTest(ExecuteTest):
         self.assertEqual("200", self.sql("select count(*) from effects"))
 
 
-for name in [n for n in dir(ExecuteTest) if n.startswith("test_")]:
-    setattr(ScaledTest, name, None)
-
 if __name__ == "__main__":
-    if not DATABASE or not DRIVER:
-        sys.exit("MOONWRIGHT_TEST_DATABASE_URL and EXECUTE_DRIVER must be set; tools/test sets them")
     unittest.main(verbosity=2)

@@ -135,7 +135,7 @@ def template(server, kinds, more):
     return name
 
 
-def until(ask, wanted, seconds=30, what=""):
+def until(ask, wanted, seconds=60, what=""):
     """Asks until the answer is `wanted` (a value, or a predicate); returns it."""
     end = time.monotonic() + seconds
     while True:
@@ -160,6 +160,7 @@ class DatabaseTest(unittest.TestCase):
     """A test with a database, a folder and a log that is shown when the test fails."""
 
     kinds, more = ALL, ""
+    explain = ""  # what to ask when a condition never comes true
 
     @classmethod
     def setUpClass(cls):
@@ -188,5 +189,8 @@ class DatabaseTest(unittest.TestCase):
     def sql(self, text):
         return self.database.sql(text)
 
-    def wait(self, question, wanted, seconds=30):
-        until(lambda: self.sql(question), wanted, seconds, question)
+    def wait(self, question, wanted, seconds=60):
+        try:
+            until(lambda: self.sql(question), wanted, seconds, question)
+        except AssertionError as error:
+            raise AssertionError("%s\n%s" % (error, self.sql(self.explain))) from None
