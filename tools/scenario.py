@@ -26,6 +26,10 @@ class Failed(Exception):
     """Told to the person in one line."""
 
 
+class Refused(Failed):
+    """Nothing has begun, so there is nothing to look into either."""
+
+
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -76,7 +80,8 @@ class Process:
         if code is None:
             return
         if code >= 0 and time.monotonic() - self.started < 20:
-            raise Failed(self.last_line())
+            at_once = self.lives == 1 and time.monotonic() - self.started < 5
+            raise (Refused if at_once else Failed)(self.last_line())
         print("%s died (%s): starting it again" % (self.name, code), flush=True)
         self.start()
 
@@ -139,8 +144,11 @@ class Scenario:
             ("HEALTH_CHECK_INTERVAL_MS", 2000)) if pair[0] + "=" not in settings)
         with open(os.path.join(self.folder, ".env"), "w") as file:
             file.write(settings)
-        self.moonwright("migrate")
-        self.moonwright("live", "on")
+        try:
+            self.moonwright("migrate")
+            self.moonwright("live", "on")
+        except Failed as e:
+            raise Refused(*e.args)
         sim_log = os.path.join(self.folder, "simulator.log")
         self.log = os.path.join(self.folder, "moonwright.log")
         self.processes.append(Process("simulator", self.simulator("serve"), self.folder,
@@ -175,7 +183,7 @@ class Scenario:
 
     def play(self):
         """Until the company has lived its days and everything owed has been sent."""
-        o, told = self.options, 0
+        o, told = self.options, time.monotonic()
         while self.business_days() < o.days:
             self.keep()
             time.sleep(0.2)
@@ -263,7 +271,7 @@ def arguments():
 
 
 def main():
-    options, begun, good = arguments(), time.monotonic(), False
+    options, begun, good, begun_at_all = arguments(), time.monotonic(), False, True
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scenario = Scenario(options)
     try:
@@ -274,7 +282,7 @@ def main():
             scenario.follow()
             good = True
     except Failed as e:
-        text = str(e)
+        begun_at_all, text = not isinstance(e, Refused), str(e)
         print(text if text.startswith("moonwright:") else "moonwright: " + text, file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
@@ -283,7 +291,7 @@ def main():
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         scenario.stop()
-        if options.keep or (options.check and not good):
+        if options.keep or (options.check and not good and begun_at_all):
             print("data and logs are in %s" % scenario.folder, file=sys.stderr)
         else:
             shutil.rmtree(scenario.folder, ignore_errors=True)

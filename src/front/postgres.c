@@ -197,7 +197,7 @@ bool postgres_is_ours(struct postgres *postgres)
 /* What the server last complained about since it was started. */
 static void blame(const struct postgres *postgres, struct err *err)
 {
-    char path[PATH_MAX], line[1024], found[700] = "see its log";
+    char path[PATH_MAX], line[1024], found[700] = "", other[700] = "see its log";
     log_path(postgres, path, sizeof(path));
     FILE *file = fopen(path, "re");
     if (file != NULL && fseeko(file, postgres->log_end, SEEK_SET) == 0) {
@@ -207,11 +207,14 @@ static void blame(const struct postgres *postgres, struct err *err)
                 at = strstr(line, "PANIC:");
             if (at != NULL)
                 snprintf(found, sizeof(found), "%.*s", (int)strcspn(at + 8, "\n"), at + 8);
+            else if (strncmp(line, "postgres: ", 10) == 0) /* before it has a log of its own */
+                snprintf(other, sizeof(other), "%.*s", (int)strcspn(line + 10, "\n"), line + 10);
         }
     }
     if (file != NULL)
         fclose(file);
-    err_set(err, ERR_IO, "the private PostgreSQL doesn't start: %s (%s)", found, path);
+    err_set(err, ERR_IO, "the private PostgreSQL doesn't start: %s (%s)",
+            found[0] != '\0' ? found : other, path);
 }
 
 /* A pid file left by a server that is gone stops the next one when its number was given to another
@@ -302,7 +305,10 @@ bool postgres_start(struct postgres *postgres, struct err *err)
                          NULL);
             return true;
         }
-        if (state == POSTGRES_GONE && take_lock(postgres)) {
+        if (state == POSTGRES_GONE && !take_lock(postgres) && postgres->lock < 0)
+            return err_set(err, ERR_IO, "can't open %s.lock: %s", postgres->place.cluster,
+                           strerror(errno));
+        if (state == POSTGRES_GONE && postgres->owned) {
             /* Backends of a killed server take a moment to notice: then it is tried again. */
             if (launches > 0 && (launches >= 20 || waited > START_MS)) {
                 blame(postgres, err);

@@ -163,20 +163,87 @@ bool postgres_become(const struct postgres_place *place, int death_signal)
 }
 
 /* Whether the server's user gets to its folder: a checkout in /root is closed to everybody else. */
-static bool may_enter(const struct postgres_place *place, struct err *err)
+static bool may_enter(const struct postgres_place *place, const char *folder, struct err *err)
 {
     int status;
     pid_t pid = place->user != NULL ? fork() : 0;
     if (place->user == NULL)
         return true;
     if (pid == 0)
-        _exit(postgres_become(place, SIGKILL) && access(place->data, X_OK) == 0 ? 0 : 1);
+        _exit(postgres_become(place, SIGKILL) && access(folder, X_OK) == 0 ? 0 : 1);
     if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return true;
     return err_set(err, ERR_CONFIG,
                    "the user '%s', as whom PostgreSQL runs, can't enter %s: set MOONWRIGHT_DATA to "
                    "a folder it can, such as /var/lib/moonwright",
                    place->user, place->data);
+}
+
+static bool has_room(const struct postgres_place *place, const char *folder, struct err *err)
+{
+    struct statvfs fs;
+    if (statvfs(folder, &fs) != 0 || fs.f_blocks == 0)
+        return true;
+    unsigned long long mb = (unsigned long long)fs.f_bavail * fs.f_frsize / (1024 * 1024);
+    return mb >= ROOM_MB || err_set(err, ERR_IO,
+                                    "no room for the database: %s has %llu MB free and a new one "
+                                    "needs %d MB",
+                                    place->data, mb, ROOM_MB);
+}
+
+static const char *user_name(uid_t uid)
+{
+    const struct passwd *entry = getpwuid(uid);
+    return entry != NULL ? entry->pw_name : "another user";
+}
+
+/* What is there already is a cluster and its user's. An empty folder is as good as none. */
+static bool check_cluster(const struct postgres_place *place, struct err *err)
+{
+    struct stat st;
+    if (lstat(place->cluster, &st) != 0)
+        return errno == ENOENT || errno == ENOTDIR ||
+               err_set(err, ERR_IO, "can't look into %s: %s", place->data, strerror(errno));
+    if (S_ISDIR(st.st_mode) && cluster_major(place) == 0 && rmdir(place->cluster) == 0)
+        return true;
+    if (st.st_uid != place->uid) {
+        char *owner = xstrdup(user_name(st.st_uid));
+        err_set(err, ERR_CONFIG,
+                "%s belongs to '%s' and PostgreSQL would run as '%s': start moonwright as the user "
+                "who did before, or set MOONWRIGHT_DATA to another folder",
+                place->cluster, owner, user_name(place->uid));
+        free(owner);
+        return false;
+    }
+    return cluster_major(place) != 0 ||
+           err_set(err, ERR_CONFIG,
+                   "%s is no PostgreSQL data folder (it has no PG_VERSION): move it away, or set "
+                   "MOONWRIGHT_DATA to another folder",
+                   place->cluster);
+}
+
+/* The folder itself or, while it isn't made, the nearest one above it. */
+static void foothold(const char *path, char *folder, size_t room)
+{
+    snprintf(folder, room, "%s", path);
+    while (access(folder, F_OK) != 0 && errno == ENOENT) {
+        char *slash = strrchr(folder, '/');
+        if (slash == NULL)
+            snprintf(folder, room, ".");
+        else if (slash == folder)
+            folder[1] = '\0';
+        else
+            *slash = '\0';
+    }
+}
+
+/* All that can be known before anything is made. */
+static bool may_be_made(const struct postgres_place *place, struct err *err)
+{
+    char folder[PATH_MAX];
+    foothold(place->data, folder, sizeof(folder));
+    return may_enter(place, folder, err) && check_cluster(place, err) &&
+           (access(place->cluster, F_OK) == 0 || has_room(place, folder, err));
 }
 
 static bool make_folders(const char *path, struct err *err)
@@ -206,13 +273,13 @@ bool postgres_find(struct postgres_place *place, const char *data_dir, const cha
     if (strlen(place->data) > PATH_MAX - 64)
         return err_set(err, ERR_CONFIG, "MOONWRIGHT_DATA is too long");
     snprintf(place->cluster, sizeof(place->cluster), "%.*s/postgres", PATH_MAX - 64, place->data);
-    if (!find_user(place, user, err) || !find_programs(place, err) ||
+    if (!find_user(place, user, err) || !find_programs(place, err) || !may_be_made(place, err) ||
         !make_folders(place->data, err))
         return false;
     if (realpath(data_dir, place->data) == NULL)
         return err_set(err, ERR_IO, "can't find %s: %s", data_dir, strerror(errno));
     snprintf(place->cluster, sizeof(place->cluster), "%.*s/postgres", PATH_MAX - 64, place->data);
-    return may_enter(place, err);
+    return may_enter(place, place->data, err);
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
@@ -305,22 +372,10 @@ static bool append(const char *path, const char *text, struct err *err)
     return ok;
 }
 
-static bool has_room(const struct postgres_place *place, struct err *err)
-{
-    struct statvfs fs;
-    if (statvfs(place->data, &fs) != 0)
-        return true;
-    unsigned long long mb = (unsigned long long)fs.f_bavail * fs.f_frsize / (1024 * 1024);
-    return mb >= ROOM_MB || err_set(err, ERR_IO,
-                                    "no room for the database: %s has %llu MB free and a new one "
-                                    "needs %d MB",
-                                    place->data, mb, ROOM_MB);
-}
-
 bool postgres_make(const struct postgres_place *place, struct err *err)
 {
     char fresh[PATH_MAX + 8], path[PATH_MAX + 64], initdb[PATH_MAX + 16], server[PATH_MAX + 16];
-    if (!has_room(place, err))
+    if (!has_room(place, place->data, err))
         return false;
     snprintf(fresh, sizeof(fresh), "%s.new", place->cluster);
     snprintf(initdb, sizeof(initdb), "%s/initdb", place->bin);

@@ -97,7 +97,21 @@ if [ "$(id -u)" = 0 ]; then
     mkdir -m 700 closed
     MOONWRIGHT_DATA=$work/closed/data run migrate
     refused "can't enter $work/closed/data: set MOONWRIGHT_DATA"
+    [ ! -e closed/data ] || fail "something was made"
+    mkdir -p theirs/postgres && echo "$kept" > theirs/postgres/PG_VERSION
+    MOONWRIGHT_DATA=$work/theirs run migrate
+    refused "$work/theirs/postgres belongs to 'root' and PostgreSQL would run as 'postgres'"
 fi
+
+# Something else of that name is left alone; an empty folder is as good as none.
+mkdir -p else/postgres/letters
+[ "$(id -u)" != 0 ] || chown postgres: else/postgres
+MOONWRIGHT_DATA=$work/else run migrate
+refused "$work/else/postgres is no PostgreSQL data folder (it has no PG_VERSION): move it away"
+[ "$(ls -A else)" = postgres ] || fail "something was made"
+rmdir else/postgres/letters
+MOONWRIGHT_DATA=$work/else run migrate
+accepted "with an empty folder"
 
 # A folder that can't be made.
 MOONWRIGHT_DATA=/proc/nowhere run migrate
@@ -119,7 +133,7 @@ refused "port $(cat port) of 127.0.0.1 is in use"
 mkdir full
 if mount -t tmpfs -o size=40m tmpfs full 2> /dev/null; then
     MOONWRIGHT_DATA=$work/full/data run migrate
-    left=$(find full/data -mindepth 1 | wc -l)
+    left=$(ls -A full | wc -l)
     umount full
     refused "MB free and a new one needs"
     [ "$left" -le 2 ] || fail "something is left on the full disk"
