@@ -198,9 +198,12 @@ static bool send_unit(struct db *db, struct db_unit *unit)
 {
     bool ok = true;
     for (int i = 0; ok && i < unit->count; i++) {
+        db_crash_statement(db->conn, &unit->statements[i]);
         ok = send_statement(db, unit, &unit->statements[i]);
     }
+    db_crash_unit(db->conn, unit, "sync");
     ok = ok && PQpipelineSync(db->conn);
+    db_crash_unit(db->conn, unit, "sent");
     if (!ok && PQstatus(db->conn) != CONNECTION_OK) {
         db_unit_reset(unit);
         db_queue_return(&db->waiting, unit);
@@ -311,6 +314,7 @@ static bool settle(struct db *db, struct db_unit *unit)
     if (unit->err.code == ERR_NONE && unit->at != unit->count) {
         return false;
     }
+    db_crash_unit(db->conn, unit, "answered");
     db_queue_take(&db->sent);
     db->attempts = 0; // a server that answers
     if (unit->stale && !unit->resent) {

@@ -77,6 +77,10 @@ void db_unit_fail(struct db_unit *unit, enum db_outcome outcome, const struct er
 /* Takes the unit, which has its outcome: calls done from the loop and frees it. */
 void db_unit_finish(struct db_unit *unit, struct loop *loop);
 
+/* Points of a unit's life where a test may have us die: base/crash.h. */
+void db_crash_statement(PGconn *conn, const struct db_statement *statement);
+void db_crash_unit(PGconn *conn, const struct db_unit *unit, const char *kind);
+
 /* What the database said, as our error. */
 void db_error(struct err *err, const PGresult *result);
 

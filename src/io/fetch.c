@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/mem.h"
 #include "io/loop_internal.h"
 
@@ -108,6 +109,18 @@ static void refuse(struct fetch *fetch, enum err_code code, const char *why)
     finish(fetch);
 }
 
+// A point where a test may have us die.
+static void pass(struct fetch *fetch, const char *kind)
+{
+    if (crash_armed()) {
+        char text[200], *url = NULL;
+        curl_easy_getinfo(fetch->easy, CURLINFO_EFFECTIVE_URL, &url);
+        snprintf(text, sizeof(text), "%s %.*s", fetch->method, (int)strcspn(url ? url : "", "?"),
+                 url ? url : "");
+        crash_point(kind, text);
+    }
+}
+
 static void judge(struct fetch *fetch, CURLcode code)
 {
     struct fetch_result *result = &fetch->result;
@@ -170,6 +183,7 @@ static void act(struct fetcher *fetcher, curl_socket_t fd, int what)
         if (fetch->cancelled) {
             continue;
         }
+        pass(fetch, "accepted");
         judge(fetch, code);
         curl_multi_remove_handle(fetcher->multi, fetch->easy);
         curl_easy_cleanup(fetch->easy);
@@ -196,6 +210,7 @@ static int on_prereq(void *arg, char *remote, char *local, int remote_port, int 
         return CURL_PREREQFUNC_ABORT;
     }
     fetch->sent = true;
+    pass(fetch, "wire");
     return CURL_PREREQFUNC_OK;
 }
 
