@@ -1,0 +1,323 @@
+"""Drives the daemon through workloads and reads its cost from /proc; see tools/bench.
+
+The workload is an ordinary workflow file, loaded by the daemon's own path: three calls of an action
+with one argument and a result of about a hundred bytes. The events and the pending instances are
+there before the clock starts: they become visible when the transaction that wrote them commits.
+"""
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+sys.dont_write_bytecode = True
+from database import Connection  # noqa: E402
+
+TICK = os.sysconf("SC_CLK_TCK")
+FILES = {
+    "events.lua": 'return events {\n  estimate_created = { of = "estimate", created = true },\n}\n',
+    "company.lua": 'return company { name = "Bench", zone = "America/New_York" }\n',
+    "actions/bench.lua": """return actions {
+  work = { effect = "read", args = { n = "number" },
+    run = function(a)
+      return { n = a.n, text = "a result of about a hundred bytes, as an ordinary action returns it, no more" }
+    end },
+}
+""",
+    "three_steps.lua": """return workflow {
+  on = "estimate_created",
+  run = function()
+    local sum = 0
+    for i = 1, 3 do
+      sum = sum + bench.work { n = i }.n
+    end
+  end }
+""",
+}
+
+# One event of about 600 bytes and one pending instance each.
+BACKLOG = """
+insert into events (id, type, entity, entity_id, at, noticed_at, settled, customer_id, payload)
+select md5('e' || {seed} || i)::uuid, 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
+       {base} + i, i,
+       json_build_object('id', md5('e' || {seed} || i)::uuid, 'name', 'estimate_created',
+         'of', 'estimate', 'time', '2026-06-01T12:00:00Z',
+         'estimate', json_build_object('id', i, 'status', 'Open', 'subtotal', 1200.5, 'tax', 96.04,
+           'total', 1296.54, 'name', 'Replace condenser', 'created_on', '2026-06-01T11:58:00Z'),
+         'customer', json_build_object('id', i, 'name', 'Ann Lee', 'first_name', 'Ann',
+           'phone', '+15550100200', 'email', 'ann.lee@example.com', 'city', 'Columbus', 'state', 'OH',
+           'zip', '43004', 'zone', 'America/New_York', 'balance', 0, 'active', true),
+         'location', json_build_object('id', i, 'address', '12 Main St', 'city', 'Columbus'))
+from generate_series(1, {n}) i;
+insert into workflow_instances (id, workflow_definition_id, workflow, event_id, customer_id, created_at)
+select md5('i' || {seed} || i)::uuid, {definition}, 'three_steps', md5('e' || {seed} || i)::uuid, i,
+       now() from generate_series(1, {n}) i;
+insert into workflow_queue (instance_id, workflow_definition_id, event_id, due)
+select md5('i' || {seed} || i)::uuid, {definition}, md5('e' || {seed} || i)::uuid, now()
+from generate_series(1, {n}) i;
+"""
+
+# What PostgreSQL does for the same rows when a bare client hands it whole batches: claim, three
+# step rows each, the end. Every batch is a transaction of its own.
+CEILING = """
+create or replace procedure bench_ceiling(n int) language plpgsql as $$
+declare
+  ids uuid[];
+  done int := 0;
+begin
+  while done < n loop
+    with u as (update workflow_queue q set worker = md5('w')::uuid, epoch = q.epoch + 1
+      where q.instance_id = any(array(select w.instance_id from workflow_queue w
+        where w.priority = 2 and w.due <= now() and w.worker is null
+        order by w.due limit 500 for update skip locked)) returning q.instance_id)
+    select array_agg(instance_id) into ids from u;
+    exit when ids is null;
+    commit;
+    for step in 1..3 loop
+      insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state,
+        name, args_hash, input, output, at, started_at, finished_at)
+      select i, 1, step, '', step, 'done', 'bench.work#' || step, 'd1e2f3a4b5c60718', '{{"n":1}}',
+        '{{"n":1,"text":"a result of about a hundred bytes, as an ordinary action returns it, no more"}}',
+        now(), now(), now() from unnest(ids) i;
+      commit;
+    end loop;
+    delete from workflow_queue q where q.instance_id = any(ids);
+    update workflow_instances i set state = 'done', finished_at = now() where i.id = any(ids);
+    commit;
+    done := done + cardinality(ids);
+  end loop;
+end $$;
+"""
+
+
+def family(pid):
+    """The process and all below it."""
+    found, waiting = [], [pid]
+    while waiting:
+        p = waiting.pop()
+        found.append(p)
+        try:
+            for task in os.listdir("/proc/%d/task" % p):
+                with open("/proc/%d/task/%s/children" % (p, task)) as f:
+                    waiting += [int(c) for c in f.read().split()]
+        except OSError:
+            pass
+    return found
+
+
+def cpu(pids):
+    """User and system seconds, those of children that have ended included."""
+    total = 0
+    for pid in pids:
+        try:
+            with open("/proc/%d/stat" % pid) as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+            total += sum(int(fields[i]) for i in (11, 12, 13, 14))
+        except OSError:
+            pass
+    return total / TICK
+
+
+def peak_mb(pids):
+    most = 0
+    for pid in pids:
+        try:
+            with open("/proc/%d/status" % pid) as f:
+                most = max([most] + [int(line.split()[1]) / 1024 for line in f
+                                     if line.startswith("VmHWM")])
+        except OSError:
+            pass
+    return most
+
+
+class Bench:
+    def __init__(self, program, workers):
+        self.folder = tempfile.mkdtemp(prefix="moonwright-bench.")
+        os.chmod(self.folder, 0o755)
+        for name, text in FILES.items():
+            path = os.path.join(self.folder, "workflows", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                file.write(text)
+        with open(os.path.join(self.folder, ".env"), "w") as file:
+            file.write("MOONWRIGHT_HOME=%s\nMOONWRIGHT_WORKFLOWS=%s/workflows\n"
+                       "MOONWRIGHT_DATA=%s/var\n" % (ROOT, self.folder, self.folder))
+        self.program, self.seed, self.base = program, 0, 0
+        with open(os.path.join(self.folder, "log"), "w") as log:
+            self.process = subprocess.Popen(
+                [program, "run", "--role", "workflow", "--workers", str(workers)],
+                cwd=self.folder, stdout=log, stderr=log)
+        self.database = self.connect()
+        while not self.database.sql("select 1 from workflow_definitions where active "
+                                    "and name = 'three_steps'"):
+            self.alive()
+            time.sleep(0.1)
+        self.definition = self.database.sql("select id from workflow_definitions where active "
+                                            "and name = 'three_steps'")
+        time.sleep(0.5)
+
+    def alive(self):
+        if self.process.poll() is not None:
+            with open(os.path.join(self.folder, "log")) as log:
+                raise SystemExit("bench: moonwright ended: " + log.read()[-500:])
+
+    def connect(self):
+        url = "host=%s/var/socket port=5432 user=moonwright dbname=moonwright" % self.folder
+        for _ in range(300):
+            self.alive()
+            try:
+                found = Connection(url)
+                if found.sql("select to_regclass('workflow_definitions')"):
+                    return found
+                found.close()
+            except RuntimeError:
+                pass
+            time.sleep(0.1)
+        raise SystemExit("bench: the private PostgreSQL didn't come up in 30 s")
+
+    def postmaster(self):
+        with open(os.path.join(self.folder, "var", "postgres", "postmaster.pid")) as file:
+            return int(file.readline())
+
+    def engine_pids(self):
+        return [p for p in family(self.process.pid) if p != self.postmaster()
+                and p not in family(self.postmaster())]
+
+    def measure(self):
+        return cpu(self.engine_pids()), cpu(family(self.postmaster()))
+
+    def backlog(self, n):
+        """Leaves a transaction open that has written them; commit() starts the clock."""
+        self.seed += 1
+        self.database.sql("begin")
+        self.database.sql(BACKLOG.format(n=n, seed=self.seed, base=self.base,
+                                         definition=self.definition))
+        self.base += n
+
+    def drain(self, n):
+        self.backlog(n)
+        watch = self.connect()
+        engine, postgres = self.measure()
+        begun = time.monotonic()
+        self.database.sql("commit; notify work")
+        while watch.sql("select 1 from workflow_queue limit 1"):
+            self.alive()
+            time.sleep(0.02)
+        seconds = time.monotonic() - begun
+        engine_after, postgres_after = self.measure()
+        bad = watch.sql(
+            "select count(*) from workflow_instances i where i.id in (select md5('i' || %d || k)::uuid "
+            "from generate_series(1, %d) k) and (i.state <> 'done' or 3 <> (select count(*) from "
+            "workflow_step_executions s where s.workflow_instance_id = i.id))" % (self.seed, n))
+        watch.close()
+        if bad != "0":
+            raise SystemExit("bench: %s instances are not done with three steps" % bad)
+        return {"per_s": n / seconds, "engine": (engine_after - engine) * 1000 / n,
+                "postgres": (postgres_after - postgres) * 1000 / n}
+
+    def ceiling(self, n):
+        """The same rows by batched SQL, with the daemon asleep."""
+        for pid in self.engine_pids()[1:]:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            self.database.sql(CEILING.replace("{{", "{").replace("}}", "}"))
+            self.backlog(n)
+            self.database.sql("commit")
+            before, begun = cpu(family(self.postmaster())), time.monotonic()
+            self.database.sql("call bench_ceiling(%d)" % n)
+            seconds = time.monotonic() - begun
+            used = cpu(family(self.postmaster())) - before
+        finally:
+            for pid in self.engine_pids()[1:]:
+                os.kill(pid, signal.SIGCONT)
+        return {"per_s": n / seconds, "postgres": used * 1000 / n}
+
+    def close(self):
+        self.database.close()
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def median(values):
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def engine(bench, options):
+    bench.drain(1000)       # prepares statements, as a daemon that has run for a while
+    runs = [bench.drain(options.n) for _ in range(options.runs)]
+    top = [bench.ceiling(options.n) for _ in range(options.runs)]
+    for r in runs:
+        print("drain    %8.0f workflows/s  %.4f CPU s per 1,000 (engine %.4f, PostgreSQL %.4f)"
+              % (r["per_s"], r["engine"] + r["postgres"], r["engine"], r["postgres"]))
+    for r in top:
+        print("ceiling  %8.0f workflows/s  %.4f CPU s per 1,000" % (r["per_s"], r["postgres"]))
+    return {"workflows_per_s": round(median([r["per_s"] for r in runs])),
+            "cpu_s_per_1k": round(median([r["engine"] + r["postgres"] for r in runs]), 4),
+            "ceiling_workflows_per_s": round(median([r["per_s"] for r in top])),
+            "ceiling_cpu_s_per_1k": round(median([r["postgres"] for r in top]), 4),
+            "peak_rss_mb": round(peak_mb(bench.engine_pids()), 1)}
+
+
+def latency(bench, options):
+    """From sending the unit that makes event, instance and queue row to the first recorded step's start."""
+    bench.drain(100)
+    took = []
+    for _ in range(options.samples):
+        bench.backlog(1)
+        sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
+        bench.database.sql("commit; notify work")
+        instance = "md5('i' || %d || 1)::uuid" % bench.seed
+        for _ in range(2000):
+            began = bench.database.sql("select extract(epoch from started_at) from "
+                                       "workflow_step_executions where workflow_instance_id = %s "
+                                       "and seq = 1" % instance)
+            if began:
+                break
+            time.sleep(0.002)
+        took.append((float(began) - sent) * 1000)
+        time.sleep(0.02)
+    took.sort()
+    before, begun = sum(bench.measure()), time.monotonic()
+    time.sleep(options.idle)
+    idle = (sum(bench.measure()) - before) * 1000 / (time.monotonic() - begun)
+    found = {"event_to_action_ms": {"p50": round(took[len(took) // 2], 2),
+                                    "p99": round(took[int(len(took) * 0.99)], 2)},
+             "idle_cpu_ms_per_s": round(idle, 2)}
+    print("event to action  p50 %.2f ms, p99 %.2f ms; idle %.2f ms of CPU a second" % (
+        found["event_to_action_ms"]["p50"], found["event_to_action_ms"]["p99"], idle))
+    return found
+
+
+def main():
+    p = argparse.ArgumentParser(prog="tools/bench")
+    p.add_argument("what", choices=["engine", "latency"])
+    p.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    p.add_argument("-n", type=int, default=10000, help="workflows in the backlog")
+    p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--samples", type=int, default=200)
+    p.add_argument("--idle", type=float, default=10, help="seconds of idleness that are measured")
+    p.add_argument("--workers", type=int, default=1)
+    p.add_argument("--program", required=True, help=argparse.SUPPRESS)
+    options = p.parse_args()
+    bench = Bench(options.program, options.workers)
+    try:
+        found = {"engine": engine, "latency": latency}[options.what](bench, options)
+    finally:
+        bench.close()
+    if options.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
