@@ -3,36 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
-import uuid
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from database import ROOT, DatabaseTest, until  # noqa: E402
+
 DRIVER = os.environ.get("DETECT_DRIVER", "")
-ST, ENGINE = "-- database: servicetitan", "-- database: engine"
-
-
-def url(schema):
-    return DATABASE + (" options=-csearch_path=" + schema if schema else "")
-
-
-def psql(sql, schema=None):
-    done = subprocess.run(["psql", url(schema), "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"],
-                          input=sql, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr + sql[:500])
-    return done.stdout.strip()
-
-
-def make_schema(schema, wanted):
-    psql("create schema " + schema)
-    for name in sorted(os.listdir(os.path.join(ROOT, "schema"))):
-        with open(os.path.join(ROOT, "schema", name)) as f:
-            text = f.read()
-        if text.split("\n")[0].strip() in wanted:
-            psql("begin; set client_min_messages = warning;" + text + ";commit", schema)
 
 
 FAMILY = """
@@ -47,54 +24,37 @@ values (1, 9, 'MobilePhone', '5552000009', '+15552000009', null, '2026-01-01Z');
 """
 
 
-class DetectTest(unittest.TestCase):
+class DetectTest(DatabaseTest):
     two_databases = False
 
     def setUp(self):
-        name = uuid.uuid4().hex[:12]
-        self.schema, self.st = "detect_" + name, "detect_" + name
-        if self.two_databases:
-            self.st = "st_" + name
-            make_schema(self.st, [ST])
-            make_schema(self.schema, [ENGINE])
-        else:
-            make_schema(self.schema, [ST, ENGINE])
+        self.kinds = ["engine"] if self.two_databases else ["engine", "servicetitan"]
+        super().setUp()
+        self.st = self.new_database(["servicetitan"]) if self.two_databases else self.database
         self.sql("insert into clock values (true, now(), '2026-06-10 12:00+00', 1);"
                  "insert into settings (name, value) values ('live', 'on')")
         self.rows(FAMILY)
-        self.folder = tempfile.mkdtemp(prefix="detect")
         self.workflows = os.path.join(self.folder, "workflows")
         shutil.copytree(os.path.join(ROOT, "workflows"), self.workflows)
         self.driver = None
-
-    def tearDown(self):
-        if self.driver and self.driver.poll() is None:
-            self.driver.kill()
-        if self.driver:
-            self.driver.wait()
-            self.driver.stdout.close()
-        with open(os.path.join(self.folder, "log")) as f:
-            log = f.read()
-        failed = any(t is self for t, _ in self._outcome.result.failures + self._outcome.result.errors)
-        if failed:
-            sys.stderr.write(log[-5000:])
-        shutil.rmtree(self.folder)
-        for schema in {self.schema, self.st}:
-            psql("drop schema %s cascade" % schema)
-
-    def sql(self, text):
-        return psql(text, self.schema)
+        self.addCleanup(self.kill)
 
     def rows(self, text):
-        return psql(text, self.st)
+        return self.st.sql(text)
 
     def begin(self, **env):
         env = {"EVENT_POLL_INTERVAL_MS": "200", "LOG_LEVEL": "debug", **env}
-        with open(os.path.join(self.folder, "log"), "a") as log:
+        with open(self.log_path, "a") as log:
             self.driver = subprocess.Popen(
-                [DRIVER, url(self.schema), url(self.st), os.path.join(ROOT, "lua"), self.workflows],
+                [DRIVER, self.database.url, self.st.url, os.path.join(ROOT, "lua"), self.workflows],
                 stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **env})
         return self.said()
+
+    def kill(self):
+        if self.driver:
+            self.driver.kill()
+            self.driver.wait()
+            self.driver.stdout.close()
 
     def said(self):
         lines = []
@@ -117,22 +77,9 @@ class DetectTest(unittest.TestCase):
             f.write(text)
         os.rename(path + ".new", path)
 
-    def wait(self, what, wanted, seconds=40):
-        end = time.monotonic() + seconds
-        while True:
-            got = self.sql(what)
-            if got == wanted:
-                return
-            if time.monotonic() > end:
-                self.assertEqual(wanted, got)
-            time.sleep(0.05)
-
     def quiet(self):
         """All changes are settled."""
-        end = time.monotonic() + 40
-        while self.rows("select count(*) from changes") != "0":
-            self.assertLess(time.monotonic(), end, "changes are left")
-            time.sleep(0.05)
+        until(lambda: self.rows("select count(*) from changes"), "0", what="changes are left")
 
     def estimate(self, number, status="Open", at="2026-06-10T10:00Z", more="null"):
         self.rows("insert into st_estimates (id, name, status, customer_id, subtotal, sold_on, created_on,"
@@ -188,9 +135,8 @@ class DetectTest(unittest.TestCase):
         self.begin(SYNC_PARENT_WAIT_MS="60000")
         self.rows("insert into st_jobs (id, status, customer_id, business_unit_id, job_type_id, created_on,"
                   " modified_on) values (3, 'Scheduled', 77, 1, 5, '2026-06-10T10:00Z', '2026-06-10T10:00Z')")
-        time.sleep(1)
+        until(lambda: self.rows("select entity, id from parent_requests"), "customer|77")
         self.assertEqual("", self.sql(self.TYPES))
-        self.assertEqual("customer|77", self.rows("select entity, id from parent_requests"))
         self.rows("insert into st_customers (id, name, modified_on) values (77, 'Bo', '2026-06-10T10:00Z');"
                   "insert into st_contacts (id, customer_id, type, value, modified_on) values"
                   " (2, 77, 'Email', 'x', '2026-06-10T10:00Z')")
@@ -300,9 +246,7 @@ class DetectTest(unittest.TestCase):
             for n in range(8):
                 self.estimate(round_ * 10 + n)
             time.sleep(0.02 * round_)
-            self.driver.kill()
-            self.driver.wait()
-            self.driver.stdout.close()
+            self.kill()
         self.begin()
         self.quiet()
         self.wait("select count(*) || ' ' || count(distinct entity_id) from events", "48 48")
@@ -310,13 +254,12 @@ class DetectTest(unittest.TestCase):
                   " where workflow = 'estimate_to_ghl'", "48 48")
 
     def test_a_change_that_cannot_be_stored_is_set_aside(self):
-        self.begin()
         # A time that PostgreSQL doesn't take, in the middle of many.
         self.write("events.lua", 'return events { made = { of = "estimate", created = true, at = "name" } }')
         for name in os.listdir(self.workflows):
             if name.endswith(".lua") and name not in ("events.lua", "company.lua"):
                 os.unlink(os.path.join(self.workflows, name))
-        time.sleep(1)
+        self.begin()
         self.rows("insert into st_estimates (id, name, customer_id, created_on, modified_on) select n,"
                   " case n when 30 then '2026-99-99T00:00:00Z' else '2026-06-10T10:00:00Z' end, 9,"
                   " '2026-06-10Z', '2026-06-10Z' from generate_series(1, 60) n")
@@ -326,7 +269,6 @@ class DetectTest(unittest.TestCase):
 
 
     def test_changes_are_consumed_all_or_not_at_all(self):
-        open(os.path.join(self.folder, "log"), "w").close()
         self.estimate(7)
         with self.assertRaisesRegex(RuntimeError, "somebody else"):
             self.rows("select consume_changes(array_append(array(select seq from changes), 999999))")
@@ -337,13 +279,13 @@ class TwoDatabases(DetectTest):
     two_databases = True
 
     def test_a_crash_between_settling_and_dropping_repeats_nothing(self):
-        self.rows("alter function drop_changes(bigint[]) rename to really_drop;"
+        self.rows("alter function drop_changes(bigint[]) rename to really_drop; create sequence tries;"
                   "create function drop_changes(seqs bigint[]) returns bigint language sql as"
-                  " $$ select (1 / 0)::bigint $$")
+                  " $$ select nextval('tries') / 0 $$")
         self.begin()
         self.estimate(7)
         self.wait(self.TYPES, "estimate_created")
-        time.sleep(2.5)
+        until(lambda: self.rows("select last_value > 2 from tries"), "t")
         self.rows("drop function drop_changes; alter function really_drop(bigint[]) rename to drop_changes")
         self.quiet()
         self.assertEqual("estimate_created", self.sql(self.TYPES))
