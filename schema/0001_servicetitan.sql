@@ -410,6 +410,7 @@ create table sync_cursors (
   cursor text,                           -- null: from the beginning
   live_since timestamptz,                -- the vendor's clock when the first import began
   completed_at timestamptz,              -- real time: when everything there was had been read
+  resumed_at timestamptz,                -- when it was so for the first time, or after a long while
   rows_seen bigint not null default 0
 );
 
@@ -530,7 +531,11 @@ begin
       seconds = round(extract(epoch from clock_timestamp() - l.started_at)::numeric, 3)
   where l.id = run and l.state in ('running', 'interrupted');
   if outcome = 'done' then
-    update sync_cursors c set completed_at = clock_timestamp() where c.entity = feed;
+    update sync_cursors c
+    set completed_at = clock_timestamp(),
+        resumed_at = case when c.completed_at > clock_timestamp() - interval '15 minutes'
+                          then c.resumed_at else clock_timestamp() end
+    where c.entity = feed;
   end if;
 end $$;
 

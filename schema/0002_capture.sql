@@ -563,7 +563,11 @@ create function recipient(customer_id bigint) returns json language sql stable a
                       from sync_cursors where entity in ('customers', 'estimates', 'jobs',
                                                          'invoices', 'appointments')),
     'backlog_seconds', (select round(extract(epoch from clock_timestamp() - noticed_at))
-                        from changes order by seq limit 1))
+                        from changes order by seq limit 1),
+    -- After the sync stood still, until what it brought then is settled.
+    'catching_up', (select c.noticed_at from changes c where c.retry_at is null
+                    order by c.seq limit 1)
+                   <= (select max(s.resumed_at) from sync_cursors s))
   from st_customers c
   cross join lateral (
     select f.phone, f.do_not_text, f.phone_marketing, e.email, e.email_marketing,

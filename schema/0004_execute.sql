@@ -238,8 +238,8 @@ $$;
 
 -- Waiting ----------------------------------------------------------------------------------------
 
--- Whether facts up to this business time may still be unsettled. (With two databases the changes
--- are out of sight here; detection reads them from there within its polling interval.)
+-- Whether facts up to this business time may still be unsettled. With two databases the changes are
+-- out of sight here, and detection says how far it has come.
 create function detection_behind(business timestamptz) returns boolean
 language plpgsql volatile as $$
 declare
@@ -249,7 +249,7 @@ begin
     return true;
   end if;
   if to_regclass('changes') is null then
-    return false;
+    return exists (select from detector d where d.reached < real_of(business));
   end if;
   execute 'select exists (select from changes c where c.noticed_at <= $1)'
     into behind using real_of(business);
@@ -318,8 +318,8 @@ begin
       on conflict do nothing;
       insert into workflow_subscriptions (instance_id, kind, branch, ordinal, type, key, since,
                                           judged)
-      select id, 'wait', w->>'branch', (w->>'ordinal')::int, t.value->>'type', k.value, base,
-             (w->>'judged')::boolean
+      select id, 'wait', w->>'branch', (w->>'ordinal')::int, t.value->>'type',
+             key_today(k.value), base, (w->>'judged')::boolean
       from json_array_elements(w->'types') t, json_array_elements_text(t.value->'keys') k
       on conflict do nothing;
 
@@ -327,7 +327,7 @@ begin
         select distinct x.settled, x.event_id, e.payload
         from json_array_elements(w->'types') t
         cross join lateral json_array_elements_text(t.value->'keys') k
-        join event_keys x on x.key = k.value and x.type = t.value->>'type'
+        join event_keys x on x.key = key_today(k.value) and x.type = t.value->>'type'
           and x.settled > greatest(base, coalesce((w->>'after')::bigint, 0))
         cross join lateral (select y.payload::text as payload, y.at from events y
                             where y.id = x.event_id offset 0) e

@@ -5,10 +5,12 @@
 -- whoever settled events or registered a wait.
 
 -- One row: which worker detects. It only saves double work; settling is safe with any number.
+-- Everything that was noticed in a ServiceTitan database of its own until `reached` is settled.
 create table detector (
   one boolean primary key default true check (one),
   worker uuid,
-  until timestamptz not null default '-infinity'
+  until timestamptz not null default '-infinity',
+  reached timestamptz not null default '-infinity'
 );
 insert into detector default values;
 
@@ -26,9 +28,11 @@ create table if not exists customer_alias (
   check (old_id <> new_id)
 );
 
-create function detect_turn(me uuid) returns boolean language plpgsql volatile as $$
+create function detect_turn(me uuid, so_far timestamptz default null) returns boolean
+language plpgsql volatile as $$
 begin
-  update detector d set worker = me, until = clock_timestamp() + interval '15 s'
+  update detector d set worker = me, until = clock_timestamp() + interval '15 s',
+         reached = greatest(d.reached, so_far)
   where d.worker = me or d.worker is null or d.until < clock_timestamp()
      or not exists (select from workflow_workers w where w.id = d.worker);
   return found;
@@ -169,7 +173,7 @@ begin
     from m
     where m.kind = 'stop'
        or exists (select from workflow_queue q where q.instance_id = m.instance_id
-                    and q.worker is null)
+                    and q.worker is not null)
     group by 1, 2, 3 order by 1, 2, 3
     on conflict do nothing
   )
@@ -444,6 +448,18 @@ begin
     update workflow_instances w set business_key = target where w.id = i.instance_id;
   end loop;
   update workflow_instances w set customer_id = kept where w.customer_id = gone;
+
+  -- What was sent to one of them was sent to both.
+  delete from message_once o using message_once k
+  where o.who = old_key and k.who = new_key and k.what = o.what and k.shadow = o.shadow;
+  update message_once o set who = new_key where o.who = old_key;
+  -- What waits under the new key may have been settled already: it looks again.
+  update workflow_queue q set due = clock_timestamp()
+  where q.worker is null and q.state = 'waiting' and (q.due is null or q.due > clock_timestamp())
+    and q.instance_id in (select s.instance_id from workflow_subscriptions s
+                          join event_keys k on k.key = s.key and k.type = s.type
+                            and k.settled > s.since
+                          where s.key = new_key and s.kind = 'wait');
 end $$;
 
 -- The unit ---------------------------------------------------------------------------------------

@@ -314,7 +314,6 @@ declare
   v_now timestamptz := business_now();
   v_real timestamptz := clock_timestamp();
   v_not_after timestamptz := (p->>'not_after')::timestamptz;
-  v_from timestamptz;
   v_stale double precision := coalesce((p->>'stale_ms')::double precision / 1000, 1800);
   v_state text := upper(coalesce(r->>'state', p->>'state'));
   v_consent boolean;
@@ -347,19 +346,18 @@ begin
       return m;
     end if;
     if m.class = 'marketing' then
+      -- Recorded here or there; a refusal in either place counts.
       select granted into v_consent from consents where channel = m.channel and address = m.address;
-      if not coalesce(v_consent, (r->>'marketing_consent')::boolean, false) then
+      if not coalesce(least(v_consent, (r->>'marketing_consent')::boolean), false) then
         m.rule := 'no_consent';
         return m;
       end if;
     end if;
   end if;
 
-  -- Late: more than a day after it was due (or after the time it was postponed to), and not just
-  -- because business time runs fast.
-  v_from := greatest(m.due_at, (p->>'postponed_until')::timestamptz);
-  if v_now - v_from > interval '1 day'
-     and v_real - real_of(v_from)
+  -- Late: more than a day after it was due, and not just because business time runs fast.
+  if v_now - m.due_at > interval '1 day'
+     and v_real - real_of(m.due_at)
          > make_interval(secs => coalesce((p->>'late_ms')::double precision / 1000, 600))
      and not coalesce((p->>'late_ok')::boolean, false) then
     m.state := 'held';
@@ -368,10 +366,13 @@ begin
   end if;
 
   if not m.staff then
-    -- Stale: what we know about this customer may be out of date.
-    if r is not null and json_typeof(r) = 'object'
-       and (coalesce((r->>'stale_seconds')::double precision, 1e9) > v_stale
-            or coalesce((r->>'backlog_seconds')::double precision, 0) > v_stale) then
+    -- Stale: what we know about this customer may be out of date, or isn't settled yet.
+    if (r is not null and json_typeof(r) = 'object'
+        and (coalesce((r->>'stale_seconds')::double precision, 1e9) > v_stale
+             or coalesce((r->>'backlog_seconds')::double precision, 0) > v_stale
+             or coalesce((r->>'catching_up')::boolean, false)))
+       or exists (select from arrivals a where a.arrived_at < v_real - make_interval(secs => v_stale))
+    then
       m.state := 'postponed';
       m.rule := 'stale';
       m.until := business_of(v_real + make_interval(secs => setting_number('stale_retry_seconds', 60)));
@@ -443,9 +444,14 @@ begin
   select * into old from messaging_log
   where instance_id = (p->>'instance')::uuid and run = (p->>'run')::smallint
     and step = p->>'step' and call = p->>'call'
-  order by attempt desc limit 1 for update;
+  order by (state = 'sent') desc, attempt desc limit 1 for update;
   v_found := found;
   if v_found then
+    if old.state = 'sent' then   -- which may have turned out while a next attempt was postponed
+      delete from messaging_log l
+      where l.instance_id = old.instance_id and l.run = old.run and l.step = old.step
+        and l.call = old.call and l.state = 'postponed';
+    end if;
     if old.state in ('sent', 'suppressed') then
       return message_verdict(old, 'already');
     elsif old.state = 'intent' and old.id = (p->>'id')::uuid then
@@ -481,7 +487,10 @@ begin
   m.subject := p->>'subject';
   m.body := p->>'text';
   m.once := p->>'once';
-  m.due_at := (p->>'due')::timestamptz;
+  -- Waiting for an hour, a day or a cap is no delay; waiting for fresh knowledge is one.
+  m.due_at := case when old.state = 'postponed' and old.rule = 'stale' then old.due_at
+                   when old.state = 'postponed' then greatest(old.due_at, old.until)
+                   else (p->>'due')::timestamptz end;
   m.decided_at := business_now();
   m.intended_at := clock_timestamp();
   m.status_rank := 0;
@@ -493,7 +502,6 @@ begin
       select from json_array_elements_text(coalesce(p->'test', '[]')) t
       where phone_e164(t) = m.address or email_normal(t) = m.address));
   m := message_policy(m, (p::jsonb || jsonb_build_object(
-    'postponed_until', case when old.state = 'postponed' then old.until end,
     'late_ok', old.state = 'not_sent' and old.settled_by = 'person'))::json);
   if m.state = 'sent' then
     m.sent_at := m.decided_at;
@@ -546,8 +554,9 @@ begin
     raise exception 'no message % in the ledger', p_id;
   end if;
   v_was := m.state;
-  if m.state = 'intent' or (m.state in ('in_doubt', 'held') and p_outcome <> 'in_doubt'
-                            and m.rule is distinct from 'late') then
+  if m.state = 'intent' or (m.state = 'not_sent' and p_outcome = 'sent')
+     or (m.state in ('in_doubt', 'held') and p_outcome <> 'in_doubt'
+         and m.rule is distinct from 'late') then
     m.state := p_outcome;
     m.rule := null;
     m.provider_id := coalesce(m.provider_id, p_provider_id);
@@ -582,21 +591,34 @@ begin
 end
 $$;
 
+-- What may be on the wire at this moment can't be known by anybody: a request takes 35 s at most.
+create function outbound_on_its_way(p_state text, p_since timestamptz) returns void
+language plpgsql as $$
+begin
+  if p_state = 'intent' and clock_timestamp() < p_since + interval '45 seconds' then
+    raise exception 'it may be on its way just now: say it again in a minute';
+  end if;
+end
+$$;
+
 -- A person's word on a send that is held: 'sent', 'not_sent' (policy decides again, then it
 -- leaves) or 'drop'. Also for a call of an action. Returns what it was.
 create function settle_send(p_id uuid, p_verdict text) returns text language plpgsql as $$
 declare
   v_state text;
   v_instance uuid;
+  v_since timestamptz;
 begin
   if p_verdict not in ('sent', 'not_sent', 'drop') then
     raise exception 'the verdict is sent, not_sent or drop, not ''%''', p_verdict;
   end if;
-  select state, instance_id into v_state, v_instance from messaging_log where id = p_id for update;
+  select state, instance_id, intended_at into v_state, v_instance, v_since
+  from messaging_log where id = p_id for update;
   if found then
     if v_state not in ('intent', 'in_doubt', 'held') then
       raise exception 'this send is not held: it is %', v_state;
     end if;
+    perform outbound_on_its_way(v_state, v_since);
     update messaging_log set
       state = case p_verdict when 'drop' then 'suppressed' else p_verdict end,
       rule = case p_verdict when 'drop' then 'dropped' end,
@@ -607,13 +629,15 @@ begin
       perform message_release(p_id);
     end if;
   else
-    select state, instance_id into v_state, v_instance from outbound_log where id = p_id for update;
+    select state, instance_id, intended_at into v_state, v_instance, v_since
+    from outbound_log where id = p_id for update;
     if not found then
       raise exception 'no send % in the ledger', p_id;
     end if;
     if v_state not in ('intent', 'in_doubt', 'held') then
       raise exception 'this call is not held: it is %', v_state;
     end if;
+    perform outbound_on_its_way(v_state, v_since);
     update outbound_log set
       state = case p_verdict when 'sent' then 'done' when 'drop' then 'suppressed' else 'not_sent' end,
       outcome_at = clock_timestamp(), settled_by = 'person'
@@ -695,7 +719,7 @@ begin
   select * into c from outbound_log
   where instance_id = (p->>'instance')::uuid and run = (p->>'run')::smallint
     and step = p->>'step' and call = p->>'call'
-  order by attempt desc limit 1 for update;
+  order by (state = 'done') desc, attempt desc limit 1 for update;
   if c.state in ('done', 'suppressed') then
     return json_build_object('verdict', 'already', 'id', c.id, 'state', c.state,
       'status', c.http_status, 'response', c.response, 'shadow', c.shadow);
@@ -734,7 +758,8 @@ begin
   update outbound_log set state = p_outcome, http_status = p_status, response = p_response,
     error_message = p_message, retryable = coalesce(p_retryable, false),
     outcome_at = clock_timestamp(), settled_by = p_by
-  where id = p_id and (state = 'intent' or (state in ('in_doubt', 'held') and p_outcome <> 'in_doubt'));
+  where id = p_id and (state = 'intent' or (state = 'not_sent' and p_outcome = 'done')
+                       or (state in ('in_doubt', 'held') and p_outcome <> 'in_doubt'));
   select state into v_state from outbound_log where id = p_id;
   return v_state;
 end
@@ -932,6 +957,9 @@ begin
   insert into inbound_messages (id, channel, address, to_address, body, at)
   values (p->>'sid', 'sms', coalesce(v_from, p->>'from'), p->>'to', p->>'text', business_now())
   on conflict do nothing;
+  if not found then
+    return 'repeated';   -- an old START, sent again when the list of deliveries forgot it
+  end if;
   if v_from is null then
     return 'ok';   -- a short code: nobody whom we could write to
   end if;

@@ -201,6 +201,10 @@ static void changes_read(void *ctx, const struct db_reply *reply)
     struct detect *d = ctx;
     if (!detect_answered(d, reply))
         return;
+    if (!d->engine->one_database) {
+        free(d->reached);
+        d->reached = xstrdup(db_value(reply, 1, 0, 0));
+    }
     d->read_changes = (int)db_int(reply, 0, 0, 0);
     if (!d->read_changes && !d->read_arrivals && !d->read_retries) {
         detect_daily(d);
@@ -229,7 +233,9 @@ static void turned(void *ctx, const struct db_reply *reply)
     }
     free(d->now);
     free(d->days);
+    free(d->at);
     d->now = xstrdup(db_value(reply, 3, 0, 0));
+    d->at = xstrdup(db_value(reply, 3, 0, 1));
     d->days = xstrdup(db_value(reply, 4, 0, 0));
     const char *arrivals = db_value(reply, 1, 0, 0), *retries = db_value(reply, 2, 0, 0);
     d->read_arrivals = strcmp(arrivals, "[]") != 0;
@@ -256,6 +262,11 @@ static void turned(void *ctx, const struct db_reply *reply)
         "from read_changes($1::int, $2::boolean) c",
         2, limit, d->history ? "true" : "false");
     free(limit);
+    if (!d->engine->one_database)
+        db_unit_addv(unit,
+                     "select $1::timestamptz - coalesce((select clock_timestamp() - c.noticed_at "
+                     "from changes c order by c.seq limit 1), interval '0')",
+                     1, d->at);
     pool_send(d->engine->st, unit, changes_read, d);
 }
 
@@ -270,10 +281,11 @@ static void begin(void *ctx)
         d->odd = !d->odd;
     char *limit = xprintf("%d", limit_of(d, false));
     struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select detect_turn($1::uuid)", 1, worker_id(d->engine->worker));
+    db_unit_addv(unit, "select detect_turn($1::uuid, $2::timestamptz)", 2,
+                 worker_id(d->engine->worker), d->reached);
     db_unit_addv(unit, "select read_arrivals($1::int)", 1, limit);
     db_unit_addv(unit, "select read_retries(least($1::int, 50))", 1, limit);
-    db_unit_add(unit, "select utc(business_now())", 0, NULL);
+    db_unit_add(unit, "select utc(business_now()), clock_timestamp()", 0, NULL);
     db_unit_add(unit, "select coalesce(json_object_agg(rule, day), '{}') from daily_rules", 0,
                 NULL);
     free(limit);
@@ -319,6 +331,8 @@ void detect_free(struct detect *d)
     free(d->postpone);
     free(d->now);
     free(d->days);
+    free(d->at);
+    free(d->reached);
     detect_daily_fini(&d->daily);
     free(d);
 }

@@ -36,6 +36,7 @@ struct detect {
     /* this round */
     struct buf input; /* of Lua */
     char *now, *days;
+    char *at, *reached; /* with two databases: when it began; what was noticed before is settled */
     int read_changes;
     bool read_arrivals, read_retries;
     char *consume, *postpone; /* bigint[] */

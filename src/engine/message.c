@@ -1,6 +1,6 @@
 /* message.c - one text or e-mail: who gets it, whether it may leave, and what became of it.
  *
- *     recipient -> token -> intent --send--> wire -> outcome --> answered
+ *     token -> recipient -> intent --send--> wire -> outcome --> answered
  *                             |                         `--refused, try again--> token
  *                             `--suppressed, sent before--> answered
  *                             `--postponed, held, stopping--> the action's verdict
@@ -26,7 +26,7 @@ static const char SQL_OUTCOME[] =
 
 enum { RETRIES = 8, OUTCOME_RETRY_MS = 1000 };
 
-static void take_token(struct op *op);
+static void find_recipient(struct op *op);
 static void intend(struct op *op);
 static void write_outcome(struct op *op);
 
@@ -49,55 +49,54 @@ static void got_recipient(void *ctx, const struct db_reply *reply)
     if (!op->actions || !op->action) {
         op_free(op);
     } else if (db_reply_outcome(reply) != DB_OK) {
-        op_unit_failed(op, reply, message_start);
+        op_unit_failed(op, reply, find_recipient);
     } else { // nobody by that id: there is no address
         const char *found = db_rows(reply, 0) ? db_value(reply, 0, 0, 0) : NULL;
         replace(&op->text, xstrdup(found ? found : "{}"));
-        take_token(op);
+        intend(op);
     }
 }
 
-void message_start(struct op *op)
+static void find_recipient(struct op *op)
 {
-    const char *channel = json_text(op->doc, "channel");
-    must(channel != NULL);
-    op->provider = strcmp(channel, "sms") == 0 ? "twilio" : "sendgrid";
     const char *customer = json_text(op->doc, "customer_id");
-    if (!customer) {
+    if (!op->action) {
+        op_free(op);
+    } else if (!customer) {
         replace(&op->text, xstrdup("null"));
-        take_token(op);
-        return;
+        intend(op);
+    } else {
+        struct db_unit *unit = db_unit_new();
+        db_unit_addv(unit, SQL_RECIPIENT, 1, customer);
+        pool_send(op_engine(op)->st, unit, got_recipient, op);
     }
-    struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, SQL_RECIPIENT, 1, customer);
-    pool_send(op_engine(op)->st, unit, got_recipient, op);
-}
-
-void message_again(struct op *op)
-{
-    replace(&op->ledger_id, NULL);
-    message_start(op);
 }
 
 static void got_token(void *ctx)
 {
     struct op *op = ctx;
     op->wait = NULL;
-    if (op->action) {
-        intend(op);
-    } else {
-        op_free(op);
-    }
+    find_recipient(op);
 }
 
-// Before the intent, so that nothing queues between intent and wire.
-static void take_token(struct op *op)
+// The token comes first: nothing queues between intent and wire, and nobody was asked who to write
+// to before a vendor's pause of minutes.
+void message_start(struct op *op)
 {
+    const char *channel = json_text(op->doc, "channel");
+    must(channel != NULL);
+    op->provider = strcmp(channel, "sms") == 0 ? "twilio" : "sendgrid";
     if (op->action) {
         op->wait = limit_take(op_limits(op), op->provider, got_token, op);
     } else {
         op_free(op);
     }
+}
+
+void message_again(struct op *op)
+{
+    replace(&op->ledger_id, NULL);
+    message_start(op);
 }
 
 // ---- the request -----------------------------------------------------------------------------
