@@ -133,8 +133,11 @@ class Scenario:
         o = self.options
         self.real_origin = time.time() + 1
         self.clock = "%s@%s*%d" % (o.begin, utc(self.real_origin), o.scale)
-        settings = subprocess.run(self.simulator("env"), check=True, stdout=subprocess.PIPE,
-                                  text=True).stdout
+        said = subprocess.run(self.simulator("env"), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)
+        if said.returncode != 0:
+            raise Refused((said.stderr.strip() or "no simulator").splitlines()[-1])
+        settings = said.stdout
         settings += "".join("%s=%s\n" % pair for pair in (
             ("MOONWRIGHT_HOME", ROOT), ("MOONWRIGHT_DATA", os.path.join(self.folder, "var")),
             ("MOONWRIGHT_HTTP", self.http),
@@ -156,6 +159,15 @@ class Scenario:
         self.product = Process("moonwright", [o.program, "run", "--workers", str(o.workers)],
                                self.folder, self.environment, self.log)
         self.processes.insert(0, self.product)
+        while not self.simulator_answers():
+            self.keep()
+            time.sleep(0.05)
+
+    def simulator_answers(self):
+        try:
+            return bool(self.ask("state"))
+        except OSError:
+            return False
 
     def keep(self):
         for process in self.processes:
@@ -253,17 +265,31 @@ def check(scenario, begun):
     return good
 
 
+def moment(text):
+    try:
+        time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        raise argparse.ArgumentTypeError("it must be like 2026-06-01T12:00:00Z")
+    return text
+
+
+def at_least_one(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("it must be a number from 1")
+    return int(text)
+
+
 def arguments():
     p = argparse.ArgumentParser(prog="tools/demo", description="Runs the product against "
                                 "simulated vendors on a scaled clock.")
     p.add_argument("--check", action="store_true", help="a fixed scenario, verified, no terminal")
     p.add_argument("--seed", default="7", help="which company")
-    p.add_argument("--scale", type=int, default=30000, help="business seconds in a real one")
+    p.add_argument("--scale", type=at_least_one, default=30000, help="business seconds in a real one")
     p.add_argument("--days", type=float, default=21, help="business days of --check")
-    p.add_argument("--customers", type=int, default=400, help="when it begins")
-    p.add_argument("--begin", default="2026-06-01T12:00:00Z", help="business time at the start")
+    p.add_argument("--customers", type=at_least_one, default=400, help="when it begins")
+    p.add_argument("--begin", type=moment, default="2026-06-01T12:00:00Z", help="business time at the start")
     p.add_argument("--faults", help="'weather', or the simulator's rules as JSON")
-    p.add_argument("--workers", type=int, default=1)
+    p.add_argument("--workers", type=at_least_one, default=1)
     p.add_argument("--http", help="host:port of the product's web role; default: a free port")
     p.add_argument("--keep", action="store_true", help="keep the folder with data and logs")
     p.add_argument("--program", required=True, help=argparse.SUPPRESS)
