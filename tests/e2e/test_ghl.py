@@ -9,7 +9,7 @@ import urllib.parse
 import uuid
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from outbound import OutboundTest, Vendor  # noqa: E402
+from outbound import OutboundTest  # noqa: E402
 
 STAGES = {"Sales": ("New", "Estimate sent", "Appointment set", "Job Sold"),
           "Install": ("Install scheduled", "QA")}
@@ -76,8 +76,7 @@ class GhlTest(OutboundTest):
         self.ann = self.customer()
         self.estimate_row(70)
         self.location = Location()
-        self.ghl = Vendor(self.location)
-        self.vendors.append(self.ghl)
+        self.ghl = self.vendor(self.location)
         self.settings = {"GHL_BASE_URL": self.ghl.url}
         self.driver = self.start()
 
@@ -324,9 +323,6 @@ class QueryTest(OutboundTest):
     def setUp(self):
         super().setUp()
         self.customer()
-        for name in ("0008_views.sql",):
-            with open(os.path.join(os.path.dirname(__file__), "..", "..", "schema", name)) as f:
-                self.sql(f.read())
 
     def query(self, word, sql, **params):
         return self.driver.run("db." + word, {"sql": sql, "params": params}, due=self.due())

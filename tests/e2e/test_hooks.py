@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 import uuid
@@ -18,9 +17,7 @@ STATUS, INBOUND, MAIL = "/hooks/twilio/status", "/hooks/twilio/inbound", "/hooks
 class HooksTest(OutboundTest):
     def setUp(self):
         super().setUp()
-        folder = tempfile.mkdtemp()
-        self.addCleanup(subprocess.run, ["rm", "-r", folder])
-        self.key = os.path.join(folder, "key.pem")
+        self.key = os.path.join(self.folder, "key.pem")
         subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out",
                         self.key], check=True, capture_output=True)
         public = subprocess.run(["openssl", "ec", "-in", self.key, "-pubout", "-outform", "DER"],

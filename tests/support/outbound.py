@@ -1,4 +1,4 @@
-"""What the outbound tests share: a schema of their own, a driver, and vendors that fail on demand."""
+"""What the outbound tests share: a customer, a driver, and vendors that fail on demand."""
 import base64
 import hashlib
 import hmac
@@ -8,36 +8,16 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-import unittest
 import urllib.parse
 import uuid
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
+from database import ROOT, DatabaseTest, literal
+
 DRIVER = os.environ.get("OUTBOUND_DRIVER", "")
 TOKEN = "twilio-auth-token"
 PUBLIC = "https://moonwright.example"
-
-
-def psql(sql, schema=None, check=True):
-    url = DATABASE + (" options=-csearch_path=" + schema if schema else "")
-    done = subprocess.run(["psql", url, "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"],
-                          input=sql, capture_output=True, text=True)
-    if done.returncode and check:
-        raise RuntimeError(done.stderr + sql[:800])
-    return done.stdout.strip()
-
-
-def literal(value):
-    if value is None:
-        return "null"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return "'" + text.replace("'", "''") + "'"
 
 
 class Vendor:
@@ -128,12 +108,11 @@ def accepts_mails(_):
 
 
 class Driver:
-    def __init__(self, schema, settings, workflows):
-        environment = dict(os.environ, **settings)
-        self.log = open(os.path.join(tempfile.gettempdir(), schema + ".log"), "a")
-        self.process = subprocess.Popen(
-            [DRIVER, DATABASE + " options=-csearch_path=" + schema, os.path.join(ROOT, "lua"),
-             workflows], stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
+    def __init__(self, url, log_path, settings, workflows):
+        with open(log_path, "a") as log:
+            self.process = subprocess.Popen(
+                [DRIVER, url, os.path.join(ROOT, "lua"), workflows],
+                stdout=subprocess.PIPE, stderr=log, text=True, env=dict(os.environ, **settings))
         line = self.process.stdout.readline().split()
         if len(line) != 2:
             raise RuntimeError("the driver didn't start")
@@ -184,7 +163,6 @@ class Driver:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-        self.log.close()
 
     def end(self):
         if self.process.poll() is None:
@@ -196,62 +174,18 @@ class Driver:
                 self.process.wait()
                 raise RuntimeError("the driver didn't end")
         self.process.stdout.close()
-        self.log.close()
         return self.process.returncode
 
 
-class OutboundTest(unittest.TestCase):
-    """A schema with all tables and a customer, 7; the business clock stands at 11:00 in New York."""
+class OutboundTest(DatabaseTest):
+    """All tables and a customer, 7; the business clock stands at 11:00 in New York."""
 
     settings = {}
     scale = 1
 
-    @classmethod
-    def setUpClass(cls):
-        if not DATABASE:
-            raise RuntimeError("MOONWRIGHT_TEST_DATABASE_URL is not set: run this with tools/test")
-
     def setUp(self):
-        self.schema = "outbound_" + uuid.uuid4().hex[:12]
-        psql("create schema " + self.schema)
-        self.drivers, self.vendors = [], []
-        self.addCleanup(self.clean_up)
-        folder = os.path.join(ROOT, "schema")
-        for name in sorted(os.listdir(folder)):
-            if "0001" <= name[:4] <= "0007":
-                with open(os.path.join(folder, name)) as f:
-                    psql("begin;" + f.read() + ";commit", self.schema)
+        super().setUp()
         self.sql("insert into clock values (true, now(), '2026-06-01 15:00+00', %s)" % self.scale)
-
-    def clean_up(self):
-        for driver in self.drivers:
-            if driver.process.poll() is None:
-                driver.end()
-        for vendor in self.vendors:
-            vendor.close()
-        log = os.path.join(tempfile.gettempdir(), self.schema + ".log")
-        outcome = self._outcome
-        result = getattr(outcome, "result", None)
-        bad = any(error for _, error in getattr(outcome, "errors", []) or []) or (
-            result is not None and any(test is self for test, _ in result.failures + result.errors))
-        if os.path.exists(log):
-            if bad:
-                with open(log) as f:
-                    sys.stderr.write(f.read()[-6000:])
-            os.unlink(log)
-        psql("set client_min_messages = warning; drop schema %s cascade" % self.schema)
-
-    def sql(self, text):
-        return psql(text, self.schema)
-
-    def wait(self, sql, wanted, seconds=10):
-        end = time.time() + seconds
-        while time.time() < end:
-            got = self.sql(sql)
-            if got == wanted:
-                return
-            time.sleep(0.05)
-        self.fail("%s: %r, not %r" % (sql, got, wanted))
 
     def customer(self, customer=7, phone="+12125550107", email="ann@example.com", state="NY",
                  zip_code="10001", consent=True, **more):
@@ -280,14 +214,18 @@ class OutboundTest(unittest.TestCase):
             literal(columns[n]) if not isinstance(columns[n], (bool, int)) else
             str(columns[n]).lower() for n in names))
 
+    def vendor(self, default):
+        vendor = Vendor(default)
+        self.addCleanup(vendor.close)
+        return vendor
+
     def start(self, **more):
-        self.twilio = Vendor(accepts_texts)
-        self.sendgrid = Vendor(accepts_mails)
-        self.vendors += [self.twilio, self.sendgrid]
+        self.twilio = self.vendor(accepts_texts)
+        self.sendgrid = self.vendor(accepts_mails)
         if not hasattr(self, "workflows"):
             self.workflows = self.make_workflows()
-        driver = Driver(self.schema, self.environment(**more), self.workflows)
-        self.drivers.append(driver)
+        driver = Driver(self.database.url, self.log_path, self.environment(**more), self.workflows)
+        self.addCleanup(driver.end)
         return driver
 
     def environment(self, **more):
@@ -304,9 +242,8 @@ class OutboundTest(unittest.TestCase):
         return {k: v for k, v in settings.items() if v is not None}
 
     def make_workflows(self):
-        folder = tempfile.mkdtemp()
-        os.chmod(folder, 0o755)
-        self.addCleanup(shutil.rmtree, folder, True)
+        folder = os.path.join(self.folder, "workflows")
+        os.mkdir(folder)
         for name in ("company.lua", "ghl", "templates"):
             source = os.path.join(ROOT, "workflows", name)
             target = os.path.join(folder, name)
