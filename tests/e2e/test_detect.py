@@ -7,7 +7,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from database import ROOT, DatabaseTest, until  # noqa: E402
+from database import ROOT, DatabaseTest, literal, until  # noqa: E402
 
 DRIVER = os.environ.get("DETECT_DRIVER", "")
 
@@ -290,6 +290,23 @@ class TwoDatabases(DetectTest):
         self.quiet()
         self.assertEqual("estimate_created", self.sql(self.TYPES))
         self.assertEqual("2", self.sql("select count(*) from workflow_instances"))
+
+    def test_detection_says_how_far_it_has_come(self):
+        behind = "select detection_behind(%s)"
+        before = literal(self.sql("select business_now()"))
+        self.assertEqual("t", self.sql(behind % before))
+        self.begin()
+        self.wait(behind % before, "f")
+        self.rows("insert into st_estimates (id, name, status, customer_id, subtotal, created_on, modified_on)"
+                  " values (8, 'x', 'Open', 99, 2000, '2026-06-10T10:00Z', '2026-06-10T10:00Z')")
+        self.rows("select 1 from pg_sleep(0.2)")
+        after = literal(self.sql("select business_now()"))
+        until(lambda: self.rows("select count(retry_at) from changes"), "1")
+        self.rows("select 1 from pg_sleep(1)")
+        self.assertEqual("t", self.sql(behind % after), "it waits for its customer")
+        self.rows("update parent_requests set answered_at = now(); update changes set retry_at = now()")
+        self.quiet()
+        self.wait(behind % after, "f")
 
 
 if __name__ == "__main__":

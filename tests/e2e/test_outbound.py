@@ -49,6 +49,17 @@ class SendTest(OutboundTest):
         self.assertEqual(first["value"], again["value"])
         self.assertEqual(1, self.twilio.count("POST"))
 
+    def test_who_said_no_during_a_vendors_pause_is_not_written_to(self):
+        self.sql("update provider_limits set paused_until = clock_timestamp() + interval '2 s'"
+                 " where provider = 'twilio'")
+        waiting, answers = self.driver.start("sms.send", dict(TEXT, to=self.ann), due=self.due(),
+                                             event=self.event)
+        time.sleep(0.7)
+        self.sql("update st_contacts set do_not_text = true where customer_id = 7")
+        waiting.join(20)
+        self.assertEqual("suppressed", answers[0]["value"]["status"], answers)
+        self.assertEqual(0, self.twilio.count("POST"))
+
     def test_email_has_subject_and_our_id(self):
         answer = self.driver.run("email.send", {"to": self.ann, "subject": "Hello {to.name}\nBcc: x",
                                                 "text": "Good day"}, event=self.event,

@@ -66,6 +66,12 @@ class PolicyTest(OutboundTest):
         self.sql("insert into consents values ('sms', '+12125550107', true, 'form', now())")
         self.assertEqual("intent", self.verdict({"marketing_consent": None}))
 
+    def test_a_refusal_of_marketing_counts_wherever_it_was_recorded(self):
+        self.sql("insert into consents values ('sms', '+12125550107', true, 'form', now())")
+        self.assertEqual("suppressed no_consent", self.verdict({"marketing_consent": False}))
+        self.sql("update consents set granted = false")
+        self.assertEqual("suppressed no_consent", self.verdict())
+
     def test_quiet_hours_of_both_classes(self):
         for business, kind, wanted in (
                 ("2026-06-01 12:59:00+00", "marketing", "2026-06-01T13:00:00Z"),     # 8:59
@@ -161,6 +167,36 @@ class PolicyTest(OutboundTest):
             self.assertTrue(50 < seconds < 70, seconds)
         self.assertEqual("intent", self.verdict({"stale_seconds": 1799, "backlog_seconds": 1}))
 
+    def test_replies_that_nobody_has_settled_for_long_make_knowledge_stale(self):
+        self.sql("insert into arrivals (type, entity, entity_id, at, payload, arrived_at) values"
+                 " ('customer_replied', 'customer', '7', now(), '{}', now() - interval '29 min')")
+        self.assertEqual("intent", self.verdict())
+        self.sql("update arrivals set arrived_at = now() - interval '31 min'")
+        self.assertEqual("postponed stale", self.verdict(channel="email", call="email"))
+
+    def test_after_a_standstill_of_the_sync_what_it_brought_is_settled_first(self):
+        self.customer()
+        known = "select coalesce(recipient(7) ->> 'catching_up', 'false')"
+        change = ("insert into changes (entity, entity_id, new, noticed_at) values"
+                  " ('estimate', '1', '{}', clock_timestamp() - interval '1 s')")
+        finish = "select sync_finish(0, 'estimates', 'done', null)"
+        self.sql(change + ";" + finish)
+        self.assertEqual("false", self.sql(known))
+        self.sql("update sync_cursors set completed_at = now() - interval '3 days';" + finish)
+        self.assertEqual("true", self.sql(known))
+        self.assertEqual("postponed stale", self.verdict({"catching_up": True}))
+        self.sql("delete from changes;" + change.replace("- interval", "+ interval"))
+        self.assertEqual("false", self.sql(known))
+
+    def test_waiting_for_knowledge_is_a_delay(self):
+        call = {"instance": str(uuid.uuid4()), "due": self.due()}
+        self.assertEqual("postponed stale", self.verdict({"stale_seconds": None}, **call))
+        for business in ("2026-06-02 14:00+00", "2026-06-02 16:00+00"):
+            self.at(business)
+            self.sql("update messaging_log set until = business_now() - interval '1 s'")
+            self.assertEqual("postponed stale" if "14:00" in business else "held late",
+                             self.verdict({"stale_seconds": None}, **call))
+
     def test_more_than_a_day_late_is_held_for_a_person(self):
         self.sql("update clock set business_origin = '2026-06-05 15:00+00', real_origin = "
                  "clock_timestamp()")
@@ -196,6 +232,39 @@ class PolicyTest(OutboundTest):
         self.assertEqual("held", self.intent(**call)["verdict"])
         self.sql("select settle_send('%s', 'not_sent')" % v["id"])
         self.assertEqual("intent", self.verdict(**call))
+
+    def test_nobody_decides_about_what_may_be_on_the_wire(self):
+        v = self.intent()
+        with self.assertRaisesRegex(RuntimeError, "on its way"):
+            self.sql("select settle_send('%s', 'not_sent')" % v["id"])
+        self.sql("update messaging_log set intended_at = clock_timestamp() - interval '46 s'")
+        self.assertEqual("intent", self.sql("select settle_send('%s', 'not_sent')" % v["id"]))
+
+    def test_what_turns_out_to_be_sent_is_not_tried_again(self):
+        call = {"instance": str(uuid.uuid4())}
+        for proof in ("message_told('%s', 'SM1', 'delivered', 6, null, false)",
+                      "message_outcome('%s', 'sent', 'SM1', null, null, false)"):
+            self.at("2026-06-01 15:00:00+00")
+            self.sql("truncate messaging_log, message_slots")
+            v = self.intent(**call)
+            self.sql("update messaging_log set state = 'in_doubt', intended_at = now() - interval '2 min'")
+            self.sql("select settle_send('%s', 'not_sent')" % v["id"])
+            self.at("2026-06-02 02:00:00+00")
+            self.assertEqual("postponed quiet_hours", self.verdict(**call))
+            self.sql("select " + proof % v["id"])
+            self.at("2026-06-02 15:00:00+00")
+            self.assertEqual(("already", v["id"]), tuple(self.intent(**call)[k] for k in ("verdict", "id")))
+            self.assertEqual("sent", self.sql("select state from messaging_log"))
+
+    def test_an_inbound_text_counts_once_though_its_delivery_was_forgotten(self):
+        def inbound(sid, text):
+            return self.sql("select hook_twilio_inbound(%s::json)" % literal(
+                {"sid": sid, "from": "+12125550107", "text": text}))
+        self.assertEqual("ok", inbound("SM1", "START"))
+        self.assertEqual("ok", inbound("SM2", "STOP"))
+        self.sql("delete from webhook_deliveries")
+        self.assertEqual("repeated", inbound("SM1", "START"))
+        self.assertEqual("1", self.sql("select count(*) from opt_outs"))
 
     def test_staff_have_no_quiet_hours_caps_or_consent(self):
         self.at("2026-06-02 03:00:00+00")

@@ -254,6 +254,17 @@ class SettleTest(DatabaseTest):
         self.stop()
         self.assertEqual("t", self.due(s))
 
+    def test_a_wait_of_an_instance_that_a_worker_holds_is_there_when_it_is_released(self):
+        s = self.started(stops=())
+        worker = self.hold(s)
+        self.sql("insert into workflow_subscriptions (instance_id, kind, type, key, since) select"
+                 " instance_id, 'wait', 'estimate_approved', 'estimate:7', since from workflow_queue")
+        self.stop()
+        self.assertEqual("f", self.sql("select due is not null from workflow_queue"))
+        self.sql("select release('%s', %s)" % (worker, literal([
+            {"instance": s["instance"], "state": "waiting", "due": "2030-01-01T00:00:00Z"}])))
+        self.assertEqual("t", self.due(s))
+
     def test_what_waits_behind_another_is_ended_by_a_stop_but_not_begun_by_a_doubtful_one(self):
         first = self.started(key="k", if_running="queue")
         e = event("estimate_created", "estimate", 7, "2026-06-01T11:00:00Z")
@@ -353,6 +364,46 @@ class SettleTest(DatabaseTest):
         late = event("customer_replied", "customer", 1, "2026-06-03T10:00:00Z", customer=1)
         told = self.settle([late], [start(late, key="customer:1")])
         self.assertEqual(1, told["skipped"])
+
+    def waits_for_customer_1(self, s, worker):
+        spec = [{"i": 0, "kind": "event", "instance": s["instance"], "run": 1, "branch": "",
+                 "ordinal": 1, "seq": 1, "name": "wait_for#1", "hash": "x", "input": {},
+                 "deadline": None, "release": True, "judged": False,
+                 "types": [{"type": "customer_replied", "keys": ["customer:1"]}]}]
+        return self.sql("begin; select lock_gate(); select result from suspend('%s', %s); commit"
+                        % (worker, literal(spec)))
+
+    def test_a_wait_after_a_merge_hears_of_who_was_kept(self):
+        e = event("estimate_created", "estimate", 7, "2026-06-01T10:00:00Z", customer=1)
+        s = start(e)
+        self.settle([e], [s])
+        worker = self.hold(s)
+        self.settle(merged=[{"gone": 1, "kept": 2}])
+        self.assertEqual("waits", self.waits_for_customer_1(s, worker))
+        self.assertEqual("f", self.due(s))
+        reply = event("customer_replied", "customer", 2, "2026-06-02T10:00:00Z", customer=2)
+        self.assertEqual(1, self.settle([reply])["woken"])
+        self.assertEqual("t", self.due(s))
+        self.sql("update workflow_queue set worker = '%s'" % worker)
+        self.assertEqual("done", self.waits_for_customer_1(s, worker))
+
+    def test_a_merge_lets_what_waits_hear_what_was_settled_before(self):
+        e = event("estimate_created", "estimate", 7, "2026-06-01T10:00:00Z", customer=1)
+        s = start(e)
+        self.settle([e], [s])
+        self.assertEqual("waits", self.waits_for_customer_1(s, self.hold(s)))
+        self.settle([event("customer_replied", "customer", 2, "2026-06-02T10:00:00Z", customer=2)])
+        self.assertEqual("f", self.due(s))
+        self.settle(merged=[{"gone": 1, "kept": 2}])
+        self.assertEqual("t", self.due(s))
+
+    def test_what_was_sent_once_to_one_is_not_sent_again_to_who_was_kept(self):
+        self.sql("insert into message_once values ('customer:1', 'welcome', false, gen_random_uuid()),"
+                 " ('customer:1', 'both', false, gen_random_uuid()),"
+                 " ('customer:2', 'both', false, gen_random_uuid())")
+        self.settle(merged=[{"gone": 1, "kept": 2}])
+        self.assertEqual(["customer:2|both", "customer:2|welcome"],
+                         self.rows("select who, what from message_once order by 2"))
 
     def test_of_two_that_a_merge_makes_one_the_younger_stops(self):
         a, b = (event("customer_replied", "customer", n, "2026-06-01T10:00:00Z", customer=n) for n in (1, 2))
