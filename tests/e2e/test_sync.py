@@ -9,15 +9,11 @@ import threading
 import time
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from database import DatabaseTest, until  # noqa: E402
 from fake_servicetitan import FakeServiceTitan  # noqa: E402
 
-DATABASE = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
 DRIVER = os.environ.get("SYNC_DRIVER", "")
-SCHEMAS = ["0001_servicetitan.sql", "0002_capture.sql", "0008_views.sql"]
 T0, T1, T2 = "2026-05-01T10:00:00Z", "2026-05-02T10:00:00.1234567Z", "2026-05-03T10:00:00Z"
 
 
@@ -56,43 +52,21 @@ def invoice(n, **more):
                             "price": "10.50", "total": "21.00"}]}, **more)
 
 
-class SyncTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        if not DATABASE or not DRIVER:
-            raise RuntimeError("MOONWRIGHT_TEST_DATABASE_URL and SYNC_DRIVER must be set: run ctest")
+class SyncTest(DatabaseTest):
+    kinds = ["servicetitan"]
+    explain = "select state, pages, rows_read, error from st_sync_log order by id desc limit 3"
 
     def setUp(self):
-        self.schema = "test_sync_%d" % os.getpid()
-        self.env = dict(os.environ, PGOPTIONS="-c search_path=" + self.schema,
-                        DATABASE_URL=DATABASE, SYNC_PAGE_SIZE="500")
-        self.sql("drop schema if exists %s cascade" % self.schema)
-        self.sql("create schema %s" % self.schema)
-        for name in SCHEMAS:
-            self.psql("-1", "-f", os.path.join(ROOT, "schema", name))
+        super().setUp()
         self.st = FakeServiceTitan()
-        self.env.update(SERVICE_TITAN_API_URL=self.st.url, SERVICE_TITAN_AUTH_URL=self.st.url,
-                        SERVICE_TITAN_CLIENT_ID="id", SERVICE_TITAN_CLIENT_SECRET="secret",
-                        SERVICE_TITAN_TENANT_ID="7", SERVICE_TITAN_APP_KEY="key",
-                        SYNC_REQUESTS_PER_SECOND="600")
-
-    def tearDown(self):
-        self.st.close()
-        self.sql("drop schema if exists %s cascade" % self.schema)
+        self.addCleanup(self.st.close)
+        self.env = dict(
+            os.environ, DATABASE_URL=self.database.url, SYNC_PAGE_SIZE="500",
+            SERVICE_TITAN_API_URL=self.st.url, SERVICE_TITAN_AUTH_URL=self.st.url,
+            SERVICE_TITAN_CLIENT_ID="id", SERVICE_TITAN_CLIENT_SECRET="secret",
+            SERVICE_TITAN_TENANT_ID="7", SERVICE_TITAN_APP_KEY="key", SYNC_REQUESTS_PER_SECOND="600")
 
     # -- helpers
-
-    def psql(self, *arguments):
-        done = subprocess.run(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", DATABASE,
-                               *arguments], env=dict(self.env, PGOPTIONS=self.env["PGOPTIONS"] +
-                                                     " -c client_min_messages=warning"),
-                              capture_output=True, text=True)
-        if done.returncode:
-            raise AssertionError(done.stderr)
-        return done.stdout.strip()
-
-    def sql(self, text):
-        return self.psql("-c", text)
 
     def sync(self, *arguments, fails=False, **env):
         done = subprocess.run([DRIVER, "once", *arguments], env=dict(self.env, **env),
@@ -200,14 +174,13 @@ class SyncTest(unittest.TestCase):
         self.sync("customers")
         self.sync("--full", "customers")
         self.sql("truncate changes")
-        self.sql("checkpoint")
-        before = self.sql("select pg_current_wal_insert_lsn()")
+        rows = "select md5(string_agg(ctid || ' ' || xmin || ' ' || xmax, ' ' order by id)) from st_customers"
+        before = self.sql(rows)
         self.sync("--full", "customers")
-        wal = int(self.sql("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '%s')" % before))
         self.assertEqual([], self.changes())
         self.assertEqual((1000, 0, 1000), tuple(self.log("customers")[k] for k in
                                                 ("rows_read", "written", "unchanged")))
-        self.assertLess(wal, 64 * 1024)
+        self.assertEqual(before, self.sql(rows))
 
     def test_bookkeeping_is_no_change(self):
         self.st.add("estimates", estimate(1))
@@ -245,23 +218,13 @@ class SyncTest(unittest.TestCase):
 
     def sync_behind_a_writer(self, update):
         """The sync reads the row, then waits for a writer who commits this update."""
-        hold = subprocess.Popen(["psql", "-X", "-q", DATABASE], env=self.env, text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        hold.stdin.write("begin; %s;\nselect 'held';\n" % update)
-        hold.stdin.flush()
-        while "held" not in hold.stdout.readline():
-            pass
+        writer = self.database.connect()
+        writer.sql("begin; " + update)
         thread = threading.Thread(target=self.sync, args=("estimates",))
         thread.start()
-        deadline = time.time() + 20
-        while self.sql("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-                       " and application_name = 'sync driver'") == "0":
-            self.assertLess(time.time(), deadline, "the sync does not wait for the writer")
-            time.sleep(0.05)
-        hold.stdin.write("commit;\n")
-        hold.stdin.close()
-        hold.wait()
-        hold.stdout.close()
+        self.wait("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+                  " and application_name = 'sync driver' and datname = current_database()", "1")
+        writer.sql("commit")
         thread.join()
 
     def test_concurrent_writers_make_one_edge(self):
@@ -388,10 +351,10 @@ class SyncTest(unittest.TestCase):
     def test_a_killed_sync_loses_and_repeats_nothing(self):
         self.st.page = 5
         self.st.add("customers", *[customer(n) for n in range(1, 401)])
-        for wait in (0.15, 0.2, 0.25, 0.1, 0.3):
+        for rows in (1, 60, 120, 200, 300):
             process = subprocess.Popen([DRIVER, "once", "customers"], env=self.env,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(wait)
+            self.wait("select count(*) >= %d from st_customers" % rows, "t")
             process.send_signal(signal.SIGKILL)
             process.wait()
         self.sync("customers")
@@ -514,7 +477,7 @@ class SyncTest(unittest.TestCase):
         self.st.add("customers", customer(1))
         self.st.add("locations")
         self.sync("customers", "locations")
-        later = [at for at, _, _ in self.st.requests if at > limited[0] + 0.5]
+        later = [at for at, _, _ in self.st.requests if at > limited[0] + 1]
         self.assertTrue(later)
         self.assertGreaterEqual(min(later) - limited[0], 1.9)
         self.assertEqual("1", self.sql("select count(*) from st_customers"))
@@ -531,10 +494,12 @@ class SyncTest(unittest.TestCase):
         self.st.page = 1
         self.st.add("customers", *[customer(n) for n in range(1, 61)])
         self.st.add("locations")
+        began = time.monotonic()
         self.sync("customers", "contacts", "jobs", SYNC_REQUESTS_PER_SECOND="30")
         times = sorted(at for at, _, _ in self.st.requests)
-        busiest = max(sum(1 for t in times if at <= t < at + 1) for at in times)
-        self.assertLessEqual(busiest, 30)
+        self.assertGreater(len(times), 60)
+        for n, at in enumerate(times):
+            self.assertLessEqual(n + 1, 30 * (1 + at - began))
 
     # -- parents
 
@@ -554,14 +519,14 @@ class SyncTest(unittest.TestCase):
         role = subprocess.Popen([DRIVER, "role"], stderr=subprocess.PIPE, text=True, env=dict(
             self.env, SYNC_INCREMENTAL_CRON="", SYNC_FULL_CRON="0 0 1 1 *"))
         try:
-            deadline = time.time() + 30
-            while time.time() < deadline and len(self.read_changes()) < 2:
-                time.sleep(0.1)
-            # The contacts of a customer that is fetched are asked for in the next round.
-            for _ in range(3):
+            def all_is_known():
+                # The contacts of a customer that is fetched are asked for in the next round.
                 self.sql("select postpone_changes(array_agg(seq)) from read_changes(500)"
                          " where waiting having count(*) > 0")
-                time.sleep(2.5)
+                changes = self.read_changes()
+                return sum(c["entity"] == "estimate" for c in changes) == 2 and not any(
+                    c["waiting"] for c in changes)
+            until(all_is_known, True, what="what was missing is known")
         finally:
             role.terminate()
             role.wait()
@@ -580,18 +545,12 @@ class SyncTest(unittest.TestCase):
         return subprocess.Popen([DRIVER, "role"], stderr=subprocess.PIPE, text=True,
                                 env=dict(self.env, SYNC_FULL_CRON="", **env))
 
-    def wait_for(self, query, expected, seconds=20):
-        deadline = time.time() + seconds
-        while self.sql(query) != expected:
-            self.assertLess(time.time(), deadline, query + ": " + self.sql(query))
-            time.sleep(0.1)
-
     def test_the_role_runs_by_its_schedule(self):
         role = self.role(SYNC_INCREMENTAL_CRON="* * * * * *")
         try:
             for n in range(1, 4):
                 self.st.add("customers", customer(n))
-                self.wait_for("select count(*) from st_customers", str(n))
+                self.wait("select count(*) from st_customers", str(n))
         finally:
             role.terminate()
             output = role.communicate(timeout=20)[1]
@@ -602,27 +561,31 @@ class SyncTest(unittest.TestCase):
         self.st.add("customers", *[customer(n) for n in range(1, 2000)])
         role = self.role(SYNC_INCREMENTAL_CRON="0 0 1 1 *", SYNC_REQUESTS_PER_SECOND="50")
         try:
-            self.wait_for("select count(*) > 3 from st_customers", "t")
+            self.wait("select count(*) > 3 from st_customers", "t")
         finally:
             role.terminate()
-            output = role.communicate(timeout=5)[1]
+            output = role.communicate(timeout=20)[1]
         self.assertEqual(0, role.returncode, output)
 
     def test_the_role_fetches_what_is_asked_for_when_told(self):
         role = self.role(SYNC_INCREMENTAL_CRON="0 0 1 1 *")
         try:
-            self.wait_for("select count(*) from sync_cursors where completed_at is not null", "13")
-            self.st.add("customers", customer(1))
-            self.st.add("contacts", contact(10, 1), contact(11, 1), contact(12, 2))
-            self.sql("insert into st_estimates (id, customer_id, modified_on)"
-                     " values (5, 1, '2099-01-01')")
-            started = time.time()
-            self.sql("select postpone_changes(array_agg(seq)) from changes")
-            self.wait_for("select count(*) from st_customers", "1")
-            self.assertLess(time.time() - started, 4)   # sooner than it would look by itself
+            self.wait("select count(*) from sync_cursors where completed_at is not null", "13")
+            self.st.add("customers", customer(1), customer(2), customer(3))
+            self.st.add("contacts", contact(10, 1), contact(11, 1), contact(12, 4))
+            took = []
+            for n in (1, 2, 3):
+                self.sql("insert into st_estimates (id, customer_id, modified_on)"
+                         " values (%d, %d, '2099-01-01')" % (n, n))
+                took.append(-time.monotonic())
+                self.sql("select postpone_changes(array_agg(seq)) from changes where entity_id = '%d'"
+                         % n)
+                self.wait("select count(*) from st_customers", str(n))
+                took[-1] += time.monotonic()
+            self.assertLess(min(took), 4)   # sooner than it would look by itself
             self.sql("insert into parent_requests (entity, id) values ('contacts', 1)")
             self.sql("select pg_notify('sync', '')")
-            self.wait_for("select string_agg(id::text, ',' order by id) from st_contacts", "10,11")
+            self.wait("select string_agg(id::text, ',' order by id) from st_contacts", "10,11")
         finally:
             role.terminate()
             role.communicate(timeout=20)
@@ -658,27 +621,10 @@ class SyncTest(unittest.TestCase):
         self.sql("insert into st_estimates (id, modified_on) values (1, now()), (2, now())")
         seqs = self.sql("select array_agg(seq) from changes")
         self.sql("delete from changes where entity_id = '1'")
-        with self.assertRaisesRegex(AssertionError, "settled by somebody else"):
+        with self.assertRaisesRegex(RuntimeError, "settled by somebody else"):
             self.sql("select consume_changes('%s')" % seqs)
         self.assertEqual("1", self.sql("select count(*) from changes"))
         self.assertEqual("1", self.sql("select drop_changes('%s')" % seqs))
-
-    def test_a_batch_is_read_quickly(self):
-        self.sql("""insert into st_customers (id, name, type, modified_on)
-                    select n, 'Ann Lee', 'Residential', now() from generate_series(1, 500) n;
-                    insert into st_contacts (id, customer_id, type, value, phone, modified_on)
-                    select n, n, 'MobilePhone', '', '+1512555' || n, now()
-                    from generate_series(1, 500) n;
-                    truncate changes;
-                    insert into st_estimates (id, status, customer_id, modified_on)
-                    select n, 'Open', n, now() from generate_series(1, 500) n;
-                    analyze""")
-        best = 1e9
-        for _ in range(10):
-            plan = self.sql("explain (analyze, timing off, format json)"
-                            " select * from read_changes(500)")
-            best = min(best, json.loads(plan)[0]["Execution Time"])
-        self.assertLess(best, 150)
 
     def test_progress_is_visible_to_others(self):
         self.st.page = 10
@@ -687,7 +633,7 @@ class SyncTest(unittest.TestCase):
 
         def look(path, query):
             if query.get("from") == "t20":
-                time.sleep(0.5)
+                self.wait("select max(rows_read) >= 10 from st_sync_log", "t")
                 seen.append(self.log("customers"))
         self.st.faults.append(look)
         self.sync("customers")
