@@ -8,6 +8,7 @@ local company = require "company"
 local context = require "context"
 local refusal = require "refusal"
 local sandbox = require "sandbox"
+local tries = require "tries"
 
 local json = host.json
 local M = {}
@@ -96,6 +97,7 @@ local function add_company_actions(set, path)
     if type(one) ~= "table" or type(one.run) ~= "function" then
       error(path .. ": " .. tostring(name) .. " needs run = function(a, key) … end", 0)
     end
+    tries.check({ in_doubt = one.in_doubt }, path .. ": " .. tostring(name))
     set.actions[namespace .. "." .. name] = { args = one.args or {}, theirs = one,
       effect = one.effect or "once" }
   end
@@ -167,9 +169,10 @@ local function run_theirs(ctx, action, args)
     end
     if not found then
       ctx:keep(value.id)
+    else
+      ctx:settle(value.id, result ~= nil and "done" or "not_sent", {})
     end
-    ctx:settle(value.id, result ~= nil and "done" or "not_sent", {})
-    if result ~= nil then
+    if found and result ~= nil then
       return result
     end
   end
@@ -180,6 +183,7 @@ local function try(ctx, action, args)
   arguments.check(ctx.name, action.args, args)
   if action.theirs then
     ctx.effect = action.effect
+    ctx.tries.in_doubt = ctx.tries.in_doubt or action.theirs.in_doubt
     return run_theirs(ctx, action, args)
   end
   return action.run(ctx, args)
@@ -202,12 +206,13 @@ end
 ---@param call string JSON
 ---@param args string JSON
 ---@param event string|nil JSON
+---@param options string|nil JSON {retries, timeout, in_doubt}, as the author wrote them
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
-function M.run(call, args, event)
+function M.run(call, args, event, options)
   local key = json.decode(call)
   local ctx = setmetatable({ asked = 0, state = state, name = key.action, key = key,
     company = state.company, settings = state.settings, event = event and json.decode(event) or {},
-    shadow = key.mode ~= "live" or not key.live,
+    shadow = key.mode ~= "live" or not key.live, tries = tries.of(options and json.decode(options) or {}),
     owner = key.instance .. "/" .. key.run .. "/" .. key.step }, context.Context)
   contexts[coroutine.running()] = ctx
   local action = state.actions[key.action]

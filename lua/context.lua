@@ -42,9 +42,17 @@ local Context = {}
 Context.__index = Context
 M.Context = Context
 
+-- What the author said about tries goes with what is tried.
+local function with_tries(ctx, asked)
+  for name, value in pairs(ctx.tries or {}) do
+    asked[name] = value
+  end
+  return asked
+end
+
 --- Sends a text or an e-mail through policy and ledger; returns {status, reason, time, channel, id}.
 function Context:message(message)
-  local answer, err = ask(self, "message", message)
+  local answer, err = ask(self, "message", with_tries(self, message))
   if not answer then
     fail(err.code == "unavailable" and "unavailable" or "refused", err.message, err)
   end
@@ -53,10 +61,10 @@ end
 
 --- One HTTP call. Returns {status, body = decoded, shadow}; or nil and {code, status, body, id}.
 function Context:call(call)
-  local answer, err = ask(self, "call", {
+  local answer, err = ask(self, "call", with_tries(self, {
     as = call.as, effect = call.effect, method = call.method, path = call.path, url = call.url,
     authorization = call.authorization, body = call.body and json.encode(call.body) or nil,
-  })
+  }))
   local result = answer or err
   local ok, body = pcall(json.decode, result.body or "")
   result.text = result.body
@@ -73,9 +81,15 @@ function Context:must_call(call)
   return answer
 end
 
---- Keeps a call that nobody can decide about for a person.
+--- Keeps a call that nobody can decide about for a person. Returns when it was said beforehand what
+--- counts: the same call then answers by that.
 function Context:keep(id)
   self:query("engine", "select json 'true' from outbound_hold($1::uuid, 'in_doubt')", id)
+  if (self.tries or {}).in_doubt then
+    self:query("engine", "select json 'true' from settle_declared($1::uuid, $2)", id,
+      self.tries.in_doubt)
+    return
+  end
   error({ mark = HELD, reason = { code = "send_in_doubt", id = id,
     message = "nobody knows whether " .. self.name .. " was done; look there and say so",
     can = json.array { "sent", "not_sent", "drop", "cancel" } } }, 0)

@@ -86,10 +86,10 @@ end
 --- An action with effects. Raises its final failure, as recorded.
 ---@param action string "sms.send"
 ---@param args table JSON-able
----@param options table name, retries, timeout
+---@param options table name, retries, timeout, in_doubt
 function M.step(action, args, options)
   local request = { kind = "step", word = action, name = options.name, input = encode(args, action) }
-  local rest = { retries = options.retries, timeout = options.timeout }
+  local rest = { retries = options.retries, timeout = options.timeout, in_doubt = options.in_doubt }
   request.options = next(rest) and json.encode(rest) or NOTHING
   local record = ask(request)
   if record.state == "failed" then

@@ -4,6 +4,7 @@ local durable = require "durable"
 local records = require "words.records"
 local template = require "template"
 local time = require "words.time"
+local tries = require "tries"
 local wait = require "words.wait"
 
 local M = {}
@@ -22,7 +23,17 @@ local OURS = {
   agent = { "run" },
 }
 
-local OPTIONS = { name = "string", retries = "number", timeout = "string" }
+local OPTIONS = { name = "string", retries = "number", timeout = "string", in_doubt = "string" }
+local KEPT = { "sms.send", "email.send" } -- of ours, those that may take in_doubt
+
+-- in_doubt is for what may be out and can't be looked for: messages, and the company's own actions.
+local function check_options(action, options)
+  local ours = OURS[action:match "^[^.]+"] ~= nil
+  if options.in_doubt and ours and action ~= KEPT[1] and action ~= KEPT[2] then
+    raise(action .. ": in_doubt is an option of sms.send, email.send and the company's own actions")
+  end
+  durable.checked(tries.check, options, action)
+end
 
 local function split_options(action, args)
   if args ~= nil and type(args) ~= "table" then
@@ -39,6 +50,7 @@ local function split_options(action, args)
       rest[k] = v
     end
   end
+  check_options(action, options)
   return rest, options
 end
 

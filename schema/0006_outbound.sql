@@ -45,7 +45,7 @@ create table messaging_log (
   retryable boolean not null default false,
   looks smallint not null default 0,     -- look-ups that found nothing at all
   looked_at timestamptz,
-  settled_by text,                       -- answer, callback, look-up, person
+  settled_by text,                       -- answer, callback, look-up, person, in_doubt (the option)
   unique (instance_id, run, step, call, attempt)
 );
 create index messaging_log_address on messaging_log (address, intended_at);
@@ -651,6 +651,25 @@ $$;
 -- ---- In doubt ----------------------------------------------------------------------------------
 
 -- Keeps a send or a call that nobody could decide for a person.
+-- What an author said beforehand about a send that would be held: 'sent' or 'drop'. A word that
+-- came meanwhile, from the vendor or a person, stays.
+create function settle_declared(p_id uuid, p_verdict text) returns void language plpgsql as $$
+begin
+  perform 1 from messaging_log where id = p_id and state = 'held' and rule is distinct from 'late'
+  for update;
+  if found then
+    perform settle_send(p_id, p_verdict);
+    update messaging_log set settled_by = 'in_doubt' where id = p_id;
+    return;
+  end if;
+  perform 1 from outbound_log where id = p_id and state = 'held' for update;
+  if found then
+    perform settle_send(p_id, p_verdict);
+    update outbound_log set settled_by = 'in_doubt' where id = p_id;
+  end if;
+end
+$$;
+
 create function outbound_hold(p_id uuid, p_rule text) returns void language sql as $$
   update messaging_log set state = 'held', rule = p_rule where id = p_id and state in ('intent', 'in_doubt');
   update outbound_log set state = 'held', error_message = coalesce(error_message, p_rule)

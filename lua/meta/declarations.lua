@@ -72,6 +72,7 @@ function mapping(declaration) end
 ---@field args? table<string, string> string number money boolean date time, an entity; ? optional
 ---@field effect? "read"|"idempotent"|"once" whether it may be repeated; once
 ---@field find? fun(a: table, key: string): any its result if it was done, or nil
+---@field in_doubt? "sent"|"drop" what counts when nobody can find out; a person says
 
 ---workflows/actions/NAME.lua: called as NAME.action { … }
 ---@param declaration table<string, Action>

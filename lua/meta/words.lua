@@ -5,8 +5,9 @@
 ---What every action takes.
 ---@class Step
 ---@field name? string of the step, shown in the timeline
----@field retries? number 8
----@field timeout? Duration per try; "30s"
+---@field retries? integer 8
+---@field timeout? Duration per try, "30s" at most; "30s"
+---@field in_doubt? "sent"|"drop" of a send or an own action: what counts when nobody can find out
 
 ---What an action raises; pcall catches it.
 ---@class ActionError

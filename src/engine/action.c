@@ -3,7 +3,7 @@
  *     running --asks--> op under way --answers--> running --returns--> reported
  *                            `--verdict (postponed, held, stopping, lease lost)--> reported
  *
- * The action VM is made anew by actions_reload; a call goes on in the one it began in, which is
+ * The action VM is made anew by actions_use; a call goes on in the one it began in, which is
  * freed with its last call. An action is freed when it has been reported or cancelled; its op
  * outlives it until what it knows is written. */
 #include "engine/outbound.h"
@@ -21,7 +21,7 @@
 #include <time.h>
 
 enum { MEMORY = 64 << 20, BURST_MS = 100, TOTAL_MS = 2000, UNIT_RETRY_MS = 500 };
-enum { INTENT_YOUNG_MS = 5000 };
+enum { INTENT_YOUNG_MS = 5000, RETRIES = 8 };
 
 struct generation { // a VM with the files it was made from
     struct vm *vm;
@@ -53,26 +53,29 @@ struct action {
 
 // ---- the VM ----------------------------------------------------------------------------------
 
-static struct generation *generation_new(const struct engine *engine, struct err *err)
+static struct generation *generation_new(const struct engine *engine, const char *files,
+                                         struct err *err)
 {
-    char *files = action_files(engine, err);
-    if (!files) {
-        return NULL;
-    }
     struct vm_options options = {.main = "action",
                                  .lua_dir = engine->lua_dir,
                                  .memory = MEMORY,
                                  .burst_ms = BURST_MS,
                                  .total_ms = TOTAL_MS};
+    char *own = files ? NULL : action_sources(engine, err);
+    if (!files && !own) {
+        return NULL;
+    }
+    char *bundle = action_bundle(engine, files ? files : own);
     struct generation *generation = xcalloc(1, sizeof(*generation));
     generation->vm = vm_new(engine->loop, &options, err);
-    struct slice arg = slice_of(files);
+    struct slice arg = slice_of(bundle);
     if (!generation->vm || !vm_call(generation->vm, "load", &arg, 1, NULL, err)) {
         vm_free(generation->vm);
         free(generation);
         generation = NULL;
     }
-    free(files);
+    free(bundle);
+    free(own);
     return generation;
 }
 
@@ -84,9 +87,16 @@ static void generation_drop(struct generation *generation)
     }
 }
 
-struct actions *actions_start(const struct engine *engine, struct err *err)
+bool actions_check(const struct engine *engine, const char *files, struct err *err)
 {
-    struct generation *generation = generation_new(engine, err);
+    struct generation *generation = generation_new(engine, files, err);
+    generation_drop(generation);
+    return generation;
+}
+
+struct actions *actions_start(const struct engine *engine, const char *files, struct err *err)
+{
+    struct generation *generation = generation_new(engine, files, err);
     if (!generation) {
         return NULL;
     }
@@ -99,9 +109,9 @@ struct actions *actions_start(const struct engine *engine, struct err *err)
     return actions;
 }
 
-bool actions_reload(struct actions *actions, struct err *err)
+bool actions_use(struct actions *actions, const char *files, struct err *err)
 {
-    struct generation *generation = generation_new(actions->engine, err);
+    struct generation *generation = generation_new(actions->engine, files, err);
     if (!generation) {
         return false; // the old one goes on
     }
@@ -346,9 +356,11 @@ struct action *action_start(struct actions *actions, const struct action_call *c
     action->done = done;
     action->ctx = ctx;
     static const struct task_owner owner = {posted, task_ended};
-    struct slice args[] = {
-        slice_of(action->key), {call->args, call->args_len}, {call->event, call->event_len}};
-    action->task = task_start(action->generation->vm, "run", args, 3, &owner, action);
+    struct slice args[] = {slice_of(action->key),
+                           {call->args, call->args_len},
+                           {call->event, call->event_len},
+                           slice_of(call->options ? call->options : "{}")};
+    action->task = task_start(action->generation->vm, "run", args, 4, &owner, action);
     return action;
 }
 
@@ -528,6 +540,22 @@ char *op_utf8(const char *text, size_t len)
         at += n ? n : 1;
     }
     return out;
+}
+
+bool op_may_try_again(struct op *op)
+{
+    int64_t retries = RETRIES;
+    json_int(op->doc, "retries", &retries);
+    bool may = op->action && op->tries < retries;
+    op->tries += may;
+    return may;
+}
+
+int op_timeout_ms(const struct op *op)
+{
+    int64_t ms = 0; // as fetch has it
+    json_int(op->doc, "timeout_ms", &ms);
+    return (int)ms;
 }
 
 int64_t op_pause_ms(int tries, int64_t least)

@@ -17,7 +17,7 @@ struct action_call {
     const char *name; /* "sms.send" */
     const char *args; /* JSON, as the body gave them (and as they were hashed) */
     size_t args_len;
-    const char *options; /* JSON: retries, timeout, as the author wrote them; "{}" without */
+    const char *options; /* JSON: retries, timeout, in_doubt, as the author wrote them */
     const char *event;   /* JSON: the instance's event, for placeholders; may be NULL */
     size_t event_len;
     const char *workflow; /* its name */
@@ -39,10 +39,13 @@ enum action_verdict {
 typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *text,
                             const char *until);
 
-struct actions *actions_start(const struct engine *engine, struct err *err);
+/* files: mappings, actions, company, templates, as {path: source}; NULL: as they are on disk. */
+struct actions *actions_start(const struct engine *engine, const char *files, struct err *err);
 void actions_stop(struct actions *actions);
-/* Mappings, actions, company, templates. */
-bool actions_reload(struct actions *actions, struct err *err);
+/* Other files from the next call on. False: the old ones go on. */
+bool actions_use(struct actions *actions, const char *files, struct err *err);
+/* Whether files can be loaded at all. */
+bool actions_check(const struct engine *engine, const char *files, struct err *err);
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx);
 void action_cancel(struct action *action); /* nothing is reported; outcomes are still written */

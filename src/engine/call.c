@@ -24,7 +24,7 @@ static const char SQL_INTENT[] = "select call_intent(($1::jsonb || $2::jsonb)::j
 static const char SQL_OUTCOME[] =
     "select call_outcome($1::uuid, $2, $3::int, $4, $5, $6::boolean, $7)";
 
-enum { RETRIES = 8, MAX_ANSWER = 1 << 20, OUTCOME_RETRY_MS = 1000 };
+enum { MAX_ANSWER = 1 << 20, OUTCOME_RETRY_MS = 1000 };
 
 static void take_token(struct op *op);
 static void send_now(struct op *op);
@@ -190,7 +190,7 @@ static void act_on(struct op *op, const char *outcome, bool retryable, int statu
     bool again = retryable || (strcmp(outcome, "in_doubt") == 0 && !is_effect(op, "once"));
     if (strcmp(outcome, "done") == 0) {
         answer(op, "ok", NULL, status, body, NULL);
-    } else if (again && op->action && ++op->tries < RETRIES) {
+    } else if (again && op_may_try_again(op)) {
         op_later(op, op_pause_ms(op->tries, 0), try_again);
     } else if (again) {
         give_up(op, status, message);
@@ -298,6 +298,7 @@ static void send_now(struct op *op)
                                     .headers = names,
                                     .body = body,
                                     .body_len = body ? strlen(body) : 0,
+                                    .timeout_ms = op_timeout_ms(op),
                                     .max_body = MAX_ANSWER,
                                     .once = write,
                                     .gate = write ? op_gate : NULL};
@@ -308,8 +309,27 @@ static void send_now(struct op *op)
 
 // ---- the intent ------------------------------------------------------------------------------
 
+static void said_beforehand(void *ctx, const struct db_reply *reply)
+{
+    struct op *op = ctx;
+    if (!op->actions) {
+        op_free(op);
+    } else if (db_reply_outcome(reply) != DB_OK) {
+        op_unit_failed(op, reply, take_token);
+    } else {
+        try_again(op); // the ledger answers
+    }
+}
+
 static void held(struct op *op, const char *id)
 {
+    if (json_text(op->doc, "in_doubt")) {
+        struct db_unit *unit = db_unit_new();
+        db_unit_addv(unit, "select settle_declared($1::uuid, $2)", 2, id,
+                     json_text(op->doc, "in_doubt"));
+        op_send(op, unit, said_beforehand);
+        return;
+    }
     char *reason = xprintf("{\"code\":\"send_in_doubt\",\"message\":\"nobody knows whether %s did "
                            "it; look there and say so\",\"id\":\"%s\",\"can\":[\"sent\","
                            "\"not_sent\",\"drop\",\"cancel\"]}",
@@ -347,7 +367,7 @@ static void act_on_verdict(struct op *op, const struct json *doc)
         const char *state = json_text(doc, "state");
         bool dropped = state && strcmp(state, "suppressed") == 0;
         answer(op, dropped ? "error" : "ok", dropped ? "dropped" : NULL, (int)status,
-               json_text(doc, "response"), dropped ? "a person dropped it" : NULL);
+               json_text(doc, "response"), dropped ? "it was dropped" : NULL);
     } else if (strcmp(verdict, "shadow") == 0) {
         op_answer(op, "ok", "{\"status\":200,\"body\":\"\",\"shadow\":true}");
     } else if (strcmp(verdict, "held") == 0) {

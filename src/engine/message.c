@@ -24,7 +24,7 @@ static const char SQL_OUTCOME[] =
     "select message_outcome($1::uuid, x->>'outcome', x->>'provider_id', x->>'code', "
     "x->>'message', (x->>'retryable')::boolean) from (select $2::json as x) q";
 
-enum { RETRIES = 8, OUTCOME_RETRY_MS = 1000 };
+enum { OUTCOME_RETRY_MS = 1000 };
 
 static void find_recipient(struct op *op);
 static void intend(struct op *op);
@@ -291,6 +291,7 @@ static void send_now(struct op *op, const struct json *verdict)
                                     .headers = headers,
                                     .body = body.data,
                                     .body_len = body.len,
+                                    .timeout_ms = op_timeout_ms(op),
                                     .once = true,
                                     .gate = op_gate};
     must(!body.overflow);
@@ -325,10 +326,30 @@ static void answer_row(struct op *op, const struct json *row)
     buf_fini(&out);
 }
 
+static void said_beforehand(void *ctx, const struct db_reply *reply)
+{
+    struct op *op = ctx;
+    if (!op->actions) {
+        op_free(op);
+    } else if (db_reply_outcome(reply) != DB_OK) {
+        op_unit_failed(op, reply, message_again);
+    } else {
+        message_again(op); // the ledger answers
+    }
+}
+
 void message_hold(struct op *op, const struct json *row)
 {
     const char *rule = json_text(row, "rule");
     bool late = rule && strcmp(rule, "late") == 0;
+    const char *declared = json_text(op->doc, "in_doubt");
+    if (declared && !late) {
+        struct db_unit *unit = db_unit_new();
+        db_unit_addv(unit, "select settle_declared($1::uuid, $2)", 2, json_text(row, "id"),
+                     declared);
+        op_send(op, unit, said_beforehand);
+        return;
+    }
     struct buf out;
     buf_init(&out, 8 << 10);
     json_field(&out, "{\"code\":", late ? "send_late" : "send_in_doubt");
@@ -361,7 +382,7 @@ static void act_on_row(struct op *op, const struct json *row)
         const char *code = json_text(row, "code");
         bool retryable = code && (strcmp(code, "unsent") == 0 || strcmp(code, "429") == 0 ||
                                   strcmp(code, "20429") == 0);
-        if (retryable && op->action && ++op->tries < RETRIES) {
+        if (retryable && op_may_try_again(op)) {
             op_later(op, op_pause_ms(op->tries, 0), message_again);
         } else {
             op_fail(op, retryable ? "unavailable" : "refused", code ? atoi(code) : 0, "%s: %s",

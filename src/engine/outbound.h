@@ -58,6 +58,10 @@ void op_new_id(struct op *op);
 bool op_gate(void *ctx);
 /* A copy with a '?' for every byte that isn't UTF-8; caller frees. */
 char *op_utf8(const char *text, size_t len);
+/* After a try that failed: counts it, and says whether there may be another one. */
+bool op_may_try_again(struct op *op);
+/* How long one try may take, 0: fetch's own. */
+int op_timeout_ms(const struct op *op);
 /* How long to wait before try n (from 1), at least `least` ms; full jitter. */
 int64_t op_pause_ms(int tries, int64_t least);
 /* Retry-After of an answer in ms, 0 without. */
@@ -68,7 +72,8 @@ char *op_after(const char *utc, double seconds);
 /* message.c */
 void message_start(struct op *op);
 void message_again(struct op *op); /* asks policy once more, after a look-up */
-void message_hold(struct op *op, const struct json *row); /* for a person; row: {id, rule} */
+/* Held, {id, rule}: as the author said beforehand, else for a person. */
+void message_hold(struct op *op, const struct json *row);
 /* call.c */
 void call_start(struct op *op);
 void call_settle(struct op *op);
@@ -77,7 +82,9 @@ void query_start(struct op *op);
 /* indoubt.c: a send whose outcome nobody wrote down. verdict is message_intent's answer. */
 void indoubt_message(struct op *op, const struct json *verdict);
 
-/* files.c: what the action VM is made of, as the JSON of its `load`. Caller frees; NULL: err. */
-char *action_files(const struct engine *engine, struct err *err);
+/* files.c: what the actions are made of, on disk, as {path: source}. Caller frees; NULL: err. */
+char *action_sources(const struct engine *engine, struct err *err);
+/* Those files and the settings that actions see: what the action VM loads. Caller frees. */
+char *action_bundle(const struct engine *engine, const char *files);
 
 #endif

@@ -19,12 +19,13 @@ local function load(files)
 end
 
 -- Runs a call, answering each ask by `answers` in turn: {"ok", value} or {"error", value}.
-local function run(name, args, answers, event)
+local function run(name, args, answers, event, options)
   posted = {}
   local key = { instance = "i1", run = 1, step = "/1", action = name, mode = "live", live = true,
     class = "marketing" }
   local task = coroutine.create(function()
-    return action.run(json.encode(key), json.encode(args), event and json.encode(event))
+    return action.run(json.encode(key), json.encode(args), event and json.encode(event),
+      options and json.encode(options))
   end)
   local ok, result = coroutine.resume(task)
   for _, answer in ipairs(answers or {}) do
@@ -93,6 +94,13 @@ describe("an action", function()
       { { "error", { code = "unavailable", message = "twilio: down", status = 503, attempts = 8 } } })
     assert.are.same({ action = "sms.send", code = "unavailable", message = "twilio: down", status = 503,
       attempts = 8 }, result.error)
+  end)
+
+  it("says with each ask how often and for how long to try", function()
+    run("sms.send", { to = ANN, text = "x" }, { SENT }, nil,
+      { retries = 2, timeout = "5s", in_doubt = "drop" })
+    local ask = posted[1].ask
+    assert.are.same({ 2, 5000, "drop" }, { ask.retries, ask.timeout_ms, ask.in_doubt })
   end)
 
   it("holds the step when a value is missing", function()

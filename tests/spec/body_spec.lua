@@ -338,6 +338,20 @@ describe("words", function()
     assert.is_nil(host.json.decode(o.open[1][6]).name)
   end)
 
+  it("check their options at the author's line", function()
+    local function wrong(options)
+      return owner("sms.send { to = e.customer, text = 'a', " .. options .. " }").result.reason.message
+    end
+    assert.matches(":%d+: sms.send: retries is a whole number from 0 to 100", wrong "retries = 1.5")
+    assert.matches("retries is a whole number", wrong "retries = -1")
+    assert.matches("retries must be a number", wrong "retries = '3'")
+    assert.matches('"soon" is not a duration', wrong "timeout = 'soon'")
+    assert.matches('sms.send: timeout is for one try: from "1s" to "30s"', wrong "timeout = '2d'")
+    assert.matches('in_doubt is "sent" or "drop"', wrong "in_doubt = 'not_sent'")
+    local o = owner [[ ghl.add_tag { customer = e.customer, tag = "a", in_doubt = "sent" } ]]
+    assert.matches("in_doubt is an option of sms.send, email.send and", o.result.reason.message)
+  end)
+
   it("ask for the newest row of a record by its entity and id", function()
     local o = owner [[ local c = fresh(e.customer) local all = fresh(e) return c.name .. all.estimate.status ]]
     assert.are.same({ entity = "customer", id = 9 }, host.json.decode(o.open[1][6]))

@@ -1,9 +1,9 @@
 /* outbound_driver.c - actions and webhooks alone, for tests: `outbound_driver URL LUA WORKFLOWS`.
  *
  * Settings come from the environment. It prints one line, "PORT WORKER", and then answers:
- * the webhooks' paths; POST /run {instance, run, step, name, args, event, workflow, class, mode,
- * now, due} with {verdict, text, until} when the action has been reported; POST /cancel ends the
- * action that runs; POST /reload. Ends on SIGTERM. */
+ * the webhooks' paths; POST /run {instance, run, step, name, args, options, event, workflow,
+ * class, mode, now, due} with {verdict, text, until} when the action has been reported; POST
+ * /cancel ends the action that runs; POST /reload. Ends on SIGTERM. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/action.h"
@@ -69,12 +69,14 @@ static void on_run(void *ctx, struct http_request *request)
     int64_t number = 1;
     json_int(doc, "run", &number);
     char *args = json_encode(doc, "args"), *event = json_encode(doc, "event");
+    char *options = json_encode(doc, "options");
     struct action_call call = {.instance = json_text(doc, "instance"),
                                .run = (int)number,
                                .step = json_text(doc, "step"),
                                .name = json_text(doc, "name"),
                                .args = args,
                                .args_len = strlen(args),
+                               .options = options,
                                .event = event,
                                .event_len = event ? strlen(event) : 0,
                                .workflow = json_text(doc, "workflow"),
@@ -89,6 +91,7 @@ static void on_run(void *ctx, struct http_request *request)
     json_free(doc);
     free(args);
     free(event);
+    free(options);
 }
 
 static void on_cancel(void *ctx, struct http_request *request)
@@ -107,7 +110,7 @@ static void on_reload(void *ctx, struct http_request *request)
 {
     (void)ctx;
     struct err err;
-    bool ok = actions_reload(driver.actions, &err);
+    bool ok = actions_use(driver.actions, NULL, &err);
     struct buf out;
     buf_init(&out, 1 << 16);
     buf_adds(&out, "{\"error\":");
@@ -164,7 +167,7 @@ int main(int argc, char **argv)
     engine->worker = worker_start_for(engine->loop, engine->db, "test",
                                       (int)setting_int(settings, "WORKER_LEASE_MS"), ready, lost,
                                       NULL);
-    driver.actions = actions_start(engine, &err);
+    driver.actions = actions_start(engine, NULL, &err);
     if (!driver.actions) {
         fprintf(stderr, "%s\n", err.message);
         return 2;
