@@ -3,9 +3,7 @@
 add_executable(sync_driver ${CMAKE_CURRENT_SOURCE_DIR}/support/sync_driver.c)
 target_link_libraries(sync_driver PRIVATE engine)
 target_compile_definitions(sync_driver PRIVATE LUA_DIR="${CMAKE_SOURCE_DIR}/lua")
-add_test(NAME e2e.sync COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/test_sync.py)
-set_tests_properties(e2e.sync PROPERTIES LABELS e2e TIMEOUT 300
-  ENVIRONMENT "SYNC_DRIVER=$<TARGET_FILE:sync_driver>")
+python_test(sync SYNC_DRIVER=$<TARGET_FILE:sync_driver>)
 
 foreach(name cron sync_page)
   add_executable(test_${name} ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_${name}.c)

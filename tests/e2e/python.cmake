@@ -1,0 +1,26 @@
+# An end-to-end test in Python: python_test(NAME VARIABLE=VALUE...) runs e2e/test_NAME.py, each of
+# its classes as a ctest test of its own where it has several, so that all cores have work.
+function(python_test name)
+  set(file ${CMAKE_CURRENT_SOURCE_DIR}/e2e/test_${name}.py)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  file(STRINGS ${file} lines REGEX "^(class |    def test_)")
+  set(classes)
+  foreach(line ${lines})
+    if(line MATCHES "^class ([A-Za-z]+)")
+      set(class ${CMAKE_MATCH_1})
+    else() # only classes that have tests
+      list(APPEND classes ${class})
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES classes)
+  list(LENGTH classes count)
+  foreach(class ${classes})
+    set(test e2e.${name})
+    if(count GREATER 1)
+      set(test e2e.${name}.${class})
+    endif()
+    add_test(NAME ${test} COMMAND /usr/bin/python3 ${file} ${class})
+    set_tests_properties(${test} PROPERTIES LABELS e2e TIMEOUT 300
+      ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}")
+  endforeach()
+endfunction()
