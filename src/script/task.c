@@ -6,6 +6,7 @@
  * that the task is no more. What a killed run posted is thrown away. */
 #include "script/vm_state.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <lauxlib.h>
@@ -206,15 +207,18 @@ static int prepare(lua_State *L)
     return 0;
 }
 
-/* Makes the traceback of a failed coroutine; the error value is on its top. */
-static int trace(lua_State *L)
+/* The text of what ended a coroutine, which is on its top; the traceback is only logged. */
+static int explain(lua_State *L)
 {
     lua_State *co = lua_touserdata(L, 1);
     if (!lua_checkstack(co, 4))
         return 0;
     lua_xmove(co, L, 1);
     vm_push_error_text(L, -1);
-    luaL_traceback(L, co, lua_tostring(L, -1), 0);
+    luaL_traceback(L, co, NULL, 0);
+    log_debug("script", "a task raised an error", "error", lua_tostring(L, -2), "trace",
+              lua_tostring(L, -1), NULL);
+    lua_pop(L, 1);
     return 1;
 }
 
@@ -222,7 +226,7 @@ static int trace(lua_State *L)
 static const char *failure(struct task *task, const char *instead)
 {
     lua_State *L = task->vm->L;
-    lua_pushcfunction(L, trace);
+    lua_pushcfunction(L, explain);
     lua_pushlightuserdata(L, task->co);
     lua_pcall(L, 1, 1, 0);
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;

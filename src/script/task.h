@@ -15,7 +15,7 @@ struct task;
 
 enum task_status {
     TASK_RETURNED, /* the function returned */
-    TASK_RAISED,   /* an error; result is its message with traceback */
+    TASK_RAISED,   /* an error; result is its message */
     TASK_KILLED    /* it ran out of CPU or memory; result says which, with the place */
 };
 

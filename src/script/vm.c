@@ -88,7 +88,8 @@ static void watch(lua_State *L, lua_Debug *ar)
     }
     lua_sethook(L, watch, LUA_MASKCOUNT, 1);
     lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1); /* L may be a coroutine of it */
-    luaL_error(L, "%s", vm->killed);
+    lua_pushstring(L, vm->killed);                     /* says itself where */
+    lua_error(L);
 }
 
 /* From inside the allocator: nothing but lua_sethook may be called here. */

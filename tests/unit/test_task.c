@@ -138,13 +138,12 @@ static void what_was_posted_before_the_end_is_heard(void **state)
     assert_string_equal("last", f->heard[0]);
 }
 
-static void an_error_has_message_and_traceback(void **state)
+static void an_error_is_its_message_alone(void **state)
 {
     struct fixture *f = *state;
     start(f, "local function inner()\n error 'broken'\nend\ninner()\n");
     ends(f, TASK_RAISED, "test.lua:2: broken");
-    assert_non_null(strstr(f->result, "stack traceback"));
-    assert_non_null(strstr(f->result, "test.lua:4"));
+    assert_null(strstr(f->result, "stack traceback"));
     start(f, "coroutine.yield() error { message = 'refused' }");
     resume(f, "x");
     ends(f, TASK_RAISED, "refused");
@@ -278,7 +277,7 @@ int main(void)
         WITH(a_task_talks_with_its_owner),
         WITH(an_answer_inside_posted_comes_after_it),
         WITH(what_was_posted_before_the_end_is_heard),
-        WITH(an_error_has_message_and_traceback),
+        WITH(an_error_is_its_message_alone),
         WITH(a_task_over_its_budget_is_dead),
         WITH(the_total_counts_over_all_runs),
         WITH(a_cancelled_task_is_silent),
