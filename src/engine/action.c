@@ -3,7 +3,7 @@
  *     running --asks--> op under way --answers--> running --returns--> reported
  *                            `--verdict (postponed, held, stopping, lease lost)--> reported
  *
- * The action VM is made anew by actions_use; a call goes on in the one it began in, which is
+ * The action VM is made anew by actions_reload; a call goes on in the one it began in, which is
  * freed with its last call. An action is freed when it has been reported or cancelled; its op
  * outlives it until what it knows is written. */
 #include "engine/outbound.h"
@@ -53,29 +53,26 @@ struct action {
 
 // ---- the VM ----------------------------------------------------------------------------------
 
-static struct generation *generation_new(const struct engine *engine, const char *files,
-                                         struct err *err)
+static struct generation *generation_new(const struct engine *engine, struct err *err)
 {
+    char *files = action_files(engine, err);
+    if (!files) {
+        return NULL;
+    }
     struct vm_options options = {.main = "action",
                                  .lua_dir = engine->lua_dir,
                                  .memory = MEMORY,
                                  .burst_ms = BURST_MS,
                                  .total_ms = TOTAL_MS};
-    char *own = files ? NULL : action_sources(engine, err);
-    if (!files && !own) {
-        return NULL;
-    }
-    char *bundle = action_bundle(engine, files ? files : own);
     struct generation *generation = xcalloc(1, sizeof(*generation));
     generation->vm = vm_new(engine->loop, &options, err);
-    struct slice arg = slice_of(bundle);
+    struct slice arg = slice_of(files);
     if (!generation->vm || !vm_call(generation->vm, "load", &arg, 1, NULL, err)) {
         vm_free(generation->vm);
         free(generation);
         generation = NULL;
     }
-    free(bundle);
-    free(own);
+    free(files);
     return generation;
 }
 
@@ -87,16 +84,9 @@ static void generation_drop(struct generation *generation)
     }
 }
 
-bool actions_check(const struct engine *engine, const char *files, struct err *err)
+struct actions *actions_start(const struct engine *engine, struct err *err)
 {
-    struct generation *generation = generation_new(engine, files, err);
-    generation_drop(generation);
-    return generation;
-}
-
-struct actions *actions_start(const struct engine *engine, const char *files, struct err *err)
-{
-    struct generation *generation = generation_new(engine, files, err);
+    struct generation *generation = generation_new(engine, err);
     if (!generation) {
         return NULL;
     }
@@ -109,9 +99,9 @@ struct actions *actions_start(const struct engine *engine, const char *files, st
     return actions;
 }
 
-bool actions_use(struct actions *actions, const char *files, struct err *err)
+bool actions_reload(struct actions *actions, struct err *err)
 {
-    struct generation *generation = generation_new(actions->engine, files, err);
+    struct generation *generation = generation_new(actions->engine, err);
     if (!generation) {
         return false; // the old one goes on
     }
@@ -542,6 +532,16 @@ char *op_utf8(const char *text, size_t len)
     return out;
 }
 
+int64_t op_pause_ms(int tries, int64_t least)
+{
+    int64_t cap = 250LL << (tries > 8 ? 8 : tries);
+    return least + 1 + arc4random_uniform((uint32_t)(cap > 60000 ? 60000 : cap));
+}
+
+int64_t op_retry_after_ms(const struct fetch_result *result)
+{
+    const char *text = fetch_header(result, "Retry-After");
+    int64_t seconds = text ? strtoll(text, NULL, 10) : 0;
 bool op_may_try_again(struct op *op)
 {
     int64_t retries = RETRIES;
@@ -558,16 +558,6 @@ int op_timeout_ms(const struct op *op)
     return (int)ms;
 }
 
-int64_t op_pause_ms(int tries, int64_t least)
-{
-    int64_t cap = 250LL << (tries > 8 ? 8 : tries);
-    return least + 1 + arc4random_uniform((uint32_t)(cap > 60000 ? 60000 : cap));
-}
-
-int64_t op_retry_after_ms(const struct fetch_result *result)
-{
-    const char *text = fetch_header(result, "Retry-After");
-    int64_t seconds = text ? strtoll(text, NULL, 10) : 0;
     return seconds > 0 ? (seconds > 600 ? 600 : seconds) * 1000 : 0;
 }
 

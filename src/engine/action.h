@@ -39,13 +39,10 @@ enum action_verdict {
 typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *text,
                             const char *until);
 
-/* files: mappings, actions, company, templates, as {path: source}; NULL: as they are on disk. */
-struct actions *actions_start(const struct engine *engine, const char *files, struct err *err);
+struct actions *actions_start(const struct engine *engine, struct err *err);
 void actions_stop(struct actions *actions);
-/* Other files from the next call on. False: the old ones go on. */
-bool actions_use(struct actions *actions, const char *files, struct err *err);
-/* Whether files can be loaded at all. */
-bool actions_check(const struct engine *engine, const char *files, struct err *err);
+/* Mappings, actions, company, templates. */
+bool actions_reload(struct actions *actions, struct err *err);
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx);
 void action_cancel(struct action *action); /* nothing is reported; outcomes are still written */
