@@ -532,16 +532,6 @@ char *op_utf8(const char *text, size_t len)
     return out;
 }
 
-int64_t op_pause_ms(int tries, int64_t least)
-{
-    int64_t cap = 250LL << (tries > 8 ? 8 : tries);
-    return least + 1 + arc4random_uniform((uint32_t)(cap > 60000 ? 60000 : cap));
-}
-
-int64_t op_retry_after_ms(const struct fetch_result *result)
-{
-    const char *text = fetch_header(result, "Retry-After");
-    int64_t seconds = text ? strtoll(text, NULL, 10) : 0;
 bool op_may_try_again(struct op *op)
 {
     int64_t retries = RETRIES;
@@ -558,6 +548,16 @@ int op_timeout_ms(const struct op *op)
     return (int)ms;
 }
 
+int64_t op_pause_ms(int tries, int64_t least)
+{
+    int64_t cap = 250LL << (tries > 8 ? 8 : tries);
+    return least + 1 + arc4random_uniform((uint32_t)(cap > 60000 ? 60000 : cap));
+}
+
+int64_t op_retry_after_ms(const struct fetch_result *result)
+{
+    const char *text = fetch_header(result, "Retry-After");
+    int64_t seconds = text ? strtoll(text, NULL, 10) : 0;
     return seconds > 0 ? (seconds > 600 ? 600 : seconds) * 1000 : 0;
 }
 
