@@ -228,19 +228,25 @@ static void keep_text(void *ctx, const struct db_reply *reply)
     *(char **)ctx = xstrdup(db_value(reply, 0, 0, 0));
 }
 
-/* Lets the read-only login role see the views and nothing else. */
+/* Lets the read-only login role see the views and nothing else: authors' queries run as it, so one
+ * that may do more is refused. */
 static bool grant_views(struct session *session, const char *role, struct err *err)
 {
     char *sql = xprintf(
         "do $do$ declare v text; begin\n"
         " if not exists (select from pg_roles where rolname = %s) then return; end if;\n"
+        " if pg_has_role(%s, current_user, 'member') or exists (select from pg_class c\n"
+        "   where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p')\n"
+        "   and has_table_privilege(%s, c.oid, 'select, insert, update, delete, truncate')) then\n"
+        "  raise exception 'MOONWRIGHT_READONLY_URL logs in as %%, who may do more than read"
+        " views: give it a login role of its own', %s; end if;\n"
         " if not has_schema_privilege(%s, current_schema(), 'usage') then\n"
         "  execute format('grant usage on schema %%I to %%I', current_schema(), %s); end if;\n"
         " for v in select viewname from pg_views where schemaname = current_schema()\n"
         "   and not has_table_privilege(%s, format('%%I.%%I', schemaname, viewname), 'select')\n"
         " loop execute format('grant select on %%I to %%I', v, %s); end loop;\n"
         "end $do$",
-        role, role, role, role, role);
+        role, role, role, role, role, role, role, role);
     bool ok = false;
     for (int attempt = 0; !ok && attempt < 10; attempt++) {
         ok = run_sql(session, sql, NULL, NULL, err);

@@ -104,6 +104,29 @@ accepted readonly
 sql "select count(*) from customers" "$MOONWRIGHT_READONLY_URL" > /dev/null || fail "a view is closed"
 ! sql "select count(*) from st_customers" "$MOONWRIGHT_READONLY_URL" 2> /dev/null || fail "a table is open"
 ! sql "select count(*) from messaging_log" "$MOONWRIGHT_READONLY_URL" 2> /dev/null || fail "a table is open"
+# It can't become more than it is, and no function of ours does for it what it may not.
+escape="select set_config('role', 'none', true), query_to_xml('select * from messaging_log', true, true, '')"
+! sql "begin read only; set local role reader_$$; $escape" "$MOONWRIGHT_READONLY_URL" 2> /dev/null ||
+    fail "a role set in the session is no wall"
+for more in "set session authorization test" "select settle_send(gen_random_uuid(), 'drop')" \
+    "insert into settings values ('live', 'on')" "create table mine (x int)" \
+    "select takeover(gen_random_uuid(), null)" "select pg_read_file('/etc/passwd')"; do
+    ! sql "set default_transaction_read_only = off; $more" "$MOONWRIGHT_READONLY_URL" 2> /dev/null ||
+        fail "the read-only role may: $more"
+done
+[ "$(sql "select count(*) from pg_proc where prosecdef" "$url")" = 0 ] || fail "a function of the owner's"
+# One that may do more is refused.
+sql "grant select on messaging_log to reader_$$" "$url"
+run migrate
+refused "logs in as reader_$$, who may do more than read views"
+sql "revoke select on messaging_log from reader_$$; grant test to reader_$$" "$url"
+run migrate
+refused "who may do more than read views"
+sql "revoke test from reader_$$" "$url"
+MOONWRIGHT_READONLY_URL=$url run migrate
+refused "logs in as test, who may do more than read views"
+run migrate
+accepted "readonly again"
 sql "drop owned by reader_$$" "$url"
 sql "drop role reader_$$"
 echo ok

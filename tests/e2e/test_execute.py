@@ -544,6 +544,22 @@ class LossTest(Case):
             "select count(*), count(distinct (workflow_instance_id, ordinal)) from workflow_step_executions"))
         self.assertEqual(0, other.end())
 
+    def test_a_lease_that_ran_out_by_the_databases_clock_alone_takes_nothing(self):
+        self.body("sms.send { to = e.customer, text = 'slow 500' }")
+        self.begin(1)
+        stalled = self.worker(2400)
+        self.wait("select count(*) from effects", "1")
+        stalled.process.send_signal(signal.SIGSTOP)
+        self.sql("update workflow_workers set until = now() - interval '1 hour'")  # its clock jumped
+        jumped = time.monotonic()
+        self.worker(2400)
+        self.wait("select count(*) from workflow_workers where id = '%s'" % stalled.id, "0")
+        self.assertGreater(time.monotonic() - jumped, 2.3)
+        self.states(done=1)
+        stalled.process.send_signal(signal.SIGCONT)
+        self.assertEqual(3, stalled.process.wait(10))
+        stalled.process.stdout.close()
+
     def test_the_fence_holds(self):
         self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 60000);"
                  "select worker_enter('00000000-0000-0000-0000-000000000002', 'm', 1, 0, 'workflow', -1)")

@@ -295,6 +295,19 @@ class SendTest(OutboundTest):
         self.assertEqual("lost", answer["verdict"])
         self.assertEqual(0, self.twilio.count("POST"))
 
+    def test_what_a_vendor_said_is_written_though_the_lease_is_lost(self):
+        go = threading.Event()
+
+        def slow(_):
+            go.wait(5)
+            return 201, {}, {"sid": "SMslow"}
+        self.twilio.plan = [slow]
+        self.driver.start("sms.send", dict(TEXT, to=self.ann), due=self.due(), event=self.event)
+        self.wait("select count(*) from messaging_log where state = 'intent'", "1")
+        self.sql("delete from workflow_workers")
+        go.set()
+        self.wait("select state || provider_id from messaging_log", "sentSMslow")
+
     def test_a_stop_that_waits_to_be_judged_refuses_the_intent(self):
         self.sql("create or replace function stop_pending(instance uuid) returns boolean "
                  "language sql volatile as 'select true'")
