@@ -71,6 +71,7 @@ local function ask(request)
   request.name = request.name or count_name(branch, request.word)
   request.hash = host.hash(request.input)
   local record = coroutine.yield(request)
+  task.answered = request
   if record.other then -- something else was recorded here
     local name, other = request.name, record.other.name
     local message = where("asks for " .. name .. " where " .. other .. " was recorded")
@@ -121,6 +122,21 @@ function M.wait(word, args, spec, when)
   local record = ask({ kind = "wait", word = word, input = encode(args, word), spec = spec,
     deadline = spec.deadline, when = when })
   return record.output.event
+end
+
+--- Waits for the end of a child: {state, value, reason, error}.
+---@param word string
+---@param child string its instance
+function M.wait_child(word, child)
+  return ask({ kind = "wait", word = word, input = encode({ child }, word),
+    spec = { child = child, judged = false } }).output
+end
+
+--- Raises an error that came out of the record, as the failure of the request before it.
+---@param err table {action, code, message}
+function M.raise_result(err)
+  current.raised[err] = current.answered
+  error(err, 0)
 end
 
 --- Records a value as it is.

@@ -146,10 +146,24 @@ local function take_hook(out, arrival, now)
   end
 end
 
+-- A child that an instance asks for.
+local function take_start(out, arrival, now)
+  local asked, event = arrival.payload, {}
+  for k, v in pairs(asked.e) do
+    event[k] = v
+  end
+  event.name, event.id = event.name or "start", asked.event
+  event.time, event.of = event.time or now, event.of or "customer"
+  asked.at, asked.now = arrival.at, now
+  judge.start_child(out, asked, event)
+end
+
 function M.arrival(out, arrival, now)
   out.arrivals[#out.arrivals + 1] = arrival.id
   if arrival.type == "webhook" then
     return take_hook(out, arrival, now)
+  elseif arrival.type == "start" then
+    return take_start(out, arrival, now)
   end
   local rule = rules.find(world.rules, arrival.type)
   if not rule then

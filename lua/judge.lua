@@ -138,8 +138,8 @@ local function key_of(w, event, seen)
   return true, entities.keys(entity, event[entity])[1]
 end
 
-local function start_of(w, event, key, again)
-  local instance = M.uuid()
+local function start_of(w, event, key, again, instance)
+  instance = instance or M.uuid()
   local stops = {}
   for _, s in ipairs(w.stops) do
     local keys = s.same == "instance" and { "instance:" .. instance }
@@ -167,6 +167,26 @@ function M.ask(w, event, again)
     return false, key
   end
   return true, start_of(w, event, key, again)
+end
+
+--- The start of a child: of a workflow by name, for an event that only it gets.
+function M.start_child(out, asked, event)
+  local record = type(event[event.of]) == "table" and event[event.of] or {}
+  out.events[#out.events + 1] = { id = event.id, type = "start", entity = "instance",
+    entity_id = asked.instance, at = asked.at, noticed = asked.now, weak = false,
+    customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
+      and event.customer.id or nil, keys = json.array {}, payload = event }
+  local w = M.world.workflows[asked.workflow]
+  local ok, key = w ~= nil, w == nil and 'there is no workflow "' .. asked.workflow .. '"' or nil
+  if w then
+    ok, key = key_of(w, event, frozen.view(event))
+  end
+  local start = ok and start_of(w, event, key, nil, asked.instance)
+    or { instance = asked.instance, event = event.id, workflow = asked.workflow, refused = key,
+      stops = json.array {} }
+  start.parent, start.detached = asked.parent, asked.detached
+  start.of, start.of_id = event.of, record.id and tostring(record.id)
+  out.starts[#out.starts + 1] = start
 end
 
 --- Adds an event to what is settled, and what it starts or who raised.

@@ -1,5 +1,6 @@
 -- The author's words in `run`: what company files see beside plain Lua. Built once per VM; a word
 -- finds its instance through durable.task().
+local children = require "words.children"
 local durable = require "durable"
 local records = require "words.records"
 local template = require "template"
@@ -143,6 +144,7 @@ function M.build(world)
   end
   wait.add(api, world.events, time.add(api, world.company))
   records.add(api)
+  children.add(api)
   add_flow(api, world.company)
   return api
 end

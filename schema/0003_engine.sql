@@ -128,8 +128,13 @@ create table workflow_instances (
   finished_at timestamptz,
   outcome text,
   reason text,                           -- why it was stopped, failed, cancelled
-  error text
+  error text,
+  parent_id uuid,                        -- whose child it is
+  detached boolean,                      -- its parent's stop isn't its own
+  value json                             -- what a child returned
 ) with (fillfactor = 50);
+create index workflow_instances_parent on workflow_instances (parent_id)
+  where parent_id is not null;
 create index workflow_instances_customer on workflow_instances (customer_id, created_at);
 create index workflow_instances_created on workflow_instances (created_at);
 create index workflow_instances_event on workflow_instances (event_id);
@@ -150,13 +155,15 @@ create table workflow_queue (
   since bigint not null default 0,       -- the settled number of its trigger
   watched boolean not null default false,-- it has stop subscriptions
   business_key text,
-  queued_key text                        -- it waits behind the instance that holds this key
+  queued_key text,                       -- it waits behind the instance that holds this key
+  parent_id uuid                         -- to be told of its end
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 create index workflow_queue_claim on workflow_queue (priority, due) where worker is null;
 create unique index workflow_queue_key on workflow_queue (business_key);
 create index workflow_queue_queued on workflow_queue (queued_key, since)
   where queued_key is not null;
+create index workflow_queue_parent on workflow_queue (parent_id) where parent_id is not null;
 
 -- Insert only: one row per finished step.
 create table workflow_step_executions (
@@ -183,7 +190,7 @@ create table workflow_waits (
   run smallint not null,
   branch text not null,
   ordinal int not null,
-  kind text not null,                    -- sleep, event
+  kind text not null,                    -- sleep, event, child
   since bigint not null,                 -- events settled after this number count
   judged boolean not null default false, -- Lua has the last word on a candidate
   deadline timestamptz,                  -- null: none
@@ -271,5 +278,12 @@ create unique index system_alerts_open on system_alerts (kind, subject) where re
 create view instances as
 select i.id, i.workflow, i.mode, coalesce(q.state, i.state) as state, i.customer_id, i.entity,
        i.entity_id, i.business_key, i.created_at, i.finished_at, i.outcome, i.reason, i.error,
-       q.due, q.worker, q.epoch, q.run, q.reason as stuck, i.event_id, i.workflow_definition_id
+       q.due, q.worker, q.epoch, q.run,
+       case when q.state = 'waiting' and q.reason is null then (
+         select json_build_object('code', 'child_stuck', 'message', c.workflow || ' ' || c.id
+                  || ' is stuck: ' || (x.reason->>'message'), 'instance', c.id, 'can',
+                  json_build_array('cancel'))
+         from workflow_queue x join workflow_instances c on c.id = x.instance_id
+         where x.parent_id = i.id and x.state = 'stuck' order by c.id limit 1)
+       else q.reason end as stuck, i.event_id, i.workflow_definition_id, i.parent_id
 from workflow_instances i left join workflow_queue q on q.instance_id = i.id;

@@ -157,7 +157,7 @@ begin
     select b.instance_id, b.event_id, false, json_build_object('name', b.kind), b.settled
     from workflow_inbox b
     where b.instance_id = any(asked)
-      and b.kind in ('cancelled', 'replaced', 'deleted', 'merged', 'paused')
+      and b.kind in ('cancelled', 'replaced', 'deleted', 'merged', 'paused', 'parent stopped')
     order by 5;
 end $$;
 
@@ -258,7 +258,7 @@ end $$;
 
 -- Sleeps and waits, in a unit that has locked the gate when a wait is among them. Each element:
 -- {i, kind, instance, run, branch, ordinal, seq, name, hash, input, deadline, release} and for
--- kind "event" {types: [{type, keys}], judged, since, after, chosen}.
+-- kind "event" {types: [{type, keys}], judged, since, after, chosen}, or {child}: its end.
 -- Answers, by i:
 --   lost      this worker doesn't hold it
 --   done      decided and recorded as step seq at `at`, with `payload` as its output
@@ -308,7 +308,16 @@ begin
 
     output_ := null;
     found_ := false;
-    if w->>'kind' = 'event' then
+    if w->>'child' is not null then
+      insert into workflow_waits (instance_id, run, branch, ordinal, kind, since, judged,
+                                  deadline, registered_at)
+      values (id, run_, w->>'branch', (w->>'ordinal')::int, 'child', 0, false, null, business)
+      on conflict do nothing;
+      select json_build_object('state', x.state, 'value', x.value, 'reason', x.reason,
+                               'error', x.error) into output_
+      from workflow_instances x
+      where x.id = (w->>'child')::uuid and x.finished_at is not null;
+    elsif w->>'kind' = 'event' then
       since_at := (w->>'since')::timestamptz;
       base := case when since_at is null then q.since else 0 end;
       insert into workflow_waits (instance_id, run, branch, ordinal, kind, since, judged,
@@ -486,6 +495,9 @@ begin
                 where e.value->>'instance' = q.instance_id::text)
   where q.worker = me and q.instance_id = any(array(
     select (e.value->>'instance')::uuid from json_array_elements(list) e order by 1));
+  perform stop_children(array(
+    select q.instance_id from json_array_elements(list) e
+    join workflow_queue q on q.instance_id = (e.value->>'instance')::uuid and q.worker = me));
   return query
     select (e.value->>'instance')::uuid from json_array_elements(list) e
     where not exists (select from workflow_queue q
@@ -505,20 +517,23 @@ language plpgsql volatile as $$
 declare
   ended uuid[];
   watching uuid[];
+  parents uuid[];
   business timestamptz := business_now();
 begin
   with d as (delete from workflow_queue q where q.instance_id = any(ids) and q.worker = me
-             returning q.instance_id, q.watched, q.epoch)
+             returning q.instance_id, q.watched, q.epoch, q.parent_id)
   select array_agg(d.instance_id order by d.instance_id),
-         coalesce(array_agg(d.instance_id) filter (where d.watched or d.epoch > 1), '{}')
-  into ended, watching from d;
+         coalesce(array_agg(d.instance_id) filter (where d.watched or d.epoch > 1), '{}'),
+         array_agg(distinct d.parent_id) filter (where d.parent_id is not null)
+  into ended, watching, parents from d;
   if ended is null then
     return;
   end if;
   update workflow_instances i
   set state = coalesce(results->i.id::text->>'state', 'done'), finished_at = business,
       outcome = results->i.id::text->>'outcome', reason = results->i.id::text->>'reason',
-      error = results->i.id::text->>'error'
+      error = results->i.id::text->>'error',
+      value = case when i.parent_id is not null then (results->i.id::text->'value')::json end
   where i.id = any(ended);
   with w as (delete from workflow_waits x where x.instance_id = any(ended)
              returning x.instance_id)
@@ -528,6 +543,14 @@ begin
     delete from workflow_inbox b where b.instance_id = any(watching);
   end if;
   perform instances_ended(ended);
+  if results is not null then
+    perform stop_children(array(select r.key::uuid from jsonb_each(results) r
+                                where r.key::uuid = any(ended)
+                                  and r.value->>'state' in ('stopped', 'cancelled')));
+  end if;
+  if parents is not null then
+    perform children_ended(parents);
+  end if;
 end $$;
 
 -- What people and other stages ask ---------------------------------------------------------------

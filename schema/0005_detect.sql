@@ -206,9 +206,9 @@ end $$;
 create function queue_start(q workflow_queue) returns boolean language plpgsql volatile as $$
 begin
   insert into workflow_queue (instance_id, workflow_definition_id, event_id, priority, due, since,
-                              watched, business_key, queued_key)
+                              watched, business_key, queued_key, parent_id)
   values (q.instance_id, q.workflow_definition_id, q.event_id, q.priority, q.due, q.since,
-          q.watched, q.business_key, q.queued_key)
+          q.watched, q.business_key, q.queued_key, q.parent_id)
   on conflict (business_key) do nothing;
   return found;
 end $$;
@@ -271,21 +271,31 @@ declare
   q workflow_queue;
   stop record;
   taken text;
+  with_parent boolean := false;
   started bigint := 0;
   skipped bigint := 0;
 begin
   for s in
-    select x.*, e.settled, e.at, e.customer_id, e.entity, e.entity_id,
-           case when live and not x.shadow then 'live' else 'shadow' end as mode
+    select x.*, e.settled, e.at, e.customer_id, coalesce(x.of_entity, e.entity) as entity,
+           case when x.of_entity is null then e.entity_id else x.of_id end as entity_id,
+           case when live and not x.shadow and coalesce(p.mode, 'live') = 'live' then 'live'
+                else 'shadow' end as mode
     from rows from (json_to_recordset(list) as (
            instance uuid, event uuid, workflow text, definition int, key text, if_running text,
-           priority smallint, shadow boolean, again boolean, stops json)) with ordinality
+           priority smallint, shadow boolean, again boolean, stops json, parent uuid,
+           detached boolean, refused text, "of" text, of_id text)) with ordinality
          as x (instance, event, workflow, definition, key, if_running, priority, shadow, again,
-               stops, ord)
+               stops, parent, detached, refused, of_entity, of_id, ord)
     join events e on e.id = x.event
+    left join workflow_instances p on p.id = x.parent
     where x.event = any(fresh) or x.again
     order by x.ord
   loop
+    if s.parent is not null then
+      with_parent := true;
+      continue when s.refused is not null
+        or not child_may_start(s.instance, s.parent, s.detached, s.workflow, s.event);
+    end if;
     continue when s.again and exists (select from workflow_instances i
                                       where i.event_id = s.event and i.workflow = s.workflow);
     select k.event_id, k.type into stop
@@ -312,6 +322,7 @@ begin
     q.due := clock_timestamp();
     q.since := s.settled;
     q.watched := json_array_length(s.stops) > 0;
+    q.parent_id := s.parent;
     q.business_key := s.workflow || ' ' || s.mode || ' ' || key_today(s.key);
     if not queue_start(q) then
       taken := settle_taken(s.instance, s.workflow, q.business_key, s.if_running, s.event, q);
@@ -322,9 +333,10 @@ begin
     end if;
 
     insert into workflow_instances (id, workflow_definition_id, workflow, mode, event_id,
-                                    customer_id, entity, entity_id, business_key, created_at)
+                                    customer_id, entity, entity_id, business_key, created_at,
+                                    parent_id, detached)
     values (s.instance, s.definition, s.workflow, s.mode, s.event, s.customer_id, s.entity,
-            s.entity_id, q.business_key, now_business);
+            s.entity_id, q.business_key, now_business, s.parent, s.detached);
     if q.watched then
       insert into workflow_subscriptions (instance_id, kind, type, key, since, judged)
       select s.instance, 'stop', w.type, key_today(w.key), s.settled, bool_or(w.judged)
@@ -334,6 +346,9 @@ begin
     end if;
     started := started + 1;
   end loop;
+  if with_parent then
+    perform children_not_started(list);
+  end if;
   return json_build_object('started', started, 'skipped', skipped);
 end $$;
 

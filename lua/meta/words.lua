@@ -215,6 +215,22 @@ function step(name, f) end
 ---@return table results in the same places
 function all(functions) end
 
+---Starts another workflow for an event, or for { customer = … }. It goes on when this one ends, and
+---stops when this one is stopped, unless it is detached.
+---@param name string
+---@param e Event|{ customer: Customer }
+---@param options? { detached: boolean }
+---@return string id of its instance
+function start(name, e, options) end
+
+---Starts another workflow and waits for its end: what its run returned; nil and why when it was
+---stopped. Raises when it failed.
+---@param name string
+---@param e Event|{ customer: Customer }
+---@return any value
+---@return string? why
+function call(name, e) end
+
 ---A line in the timeline, with placeholders.
 ---@param text string
 ---@param with? table

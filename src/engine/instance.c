@@ -326,7 +326,7 @@ static void posted(void *ctx, struct task *task, const struct slice *args, size_
     }
 }
 
-/* "state":…,"outcome":…,"reason":… of the body's own word about its end. */
+/* "state":…,"outcome":…,"reason":…,"value":… of the body's own word about its end. */
 static char *end_json(const struct json *result)
 {
     struct buf out;
@@ -339,6 +339,10 @@ static char *end_json(const struct json *result)
         buf_printf(&out, "%s\"%s\":", out.len ? "," : "", fields[i]);
         buf_json(&out, value, strlen(value));
     }
+    char *value = json_encode(result, "value");
+    if (value)
+        buf_printf(&out, ",\"value\":%s", value);
+    free(value);
     return buf_take(&out);
 }
 

@@ -2,7 +2,8 @@
  *
  * {db, sql, params}: parameters are $1, $2, ... as text, [{v: text or absent}]. An author's query
  * runs on the login role that may only read views, as one statement, and answers {rows: [...]} of
- * at most 10,000 rows; ours answer {value: ...}, the one value of the one row. db "setting" is a
+ * at most 10,000 rows; ours answer {value: ...}, the one value of the one row. db "own" is for
+ * those that write: behind the fence, so that only who holds the instance does. db "setting" is a
  * variable of the environment, for the company's own actions. */
 #include "engine/outbound.h"
 
@@ -31,6 +32,10 @@ static void answer_setting(struct op *op, const char *name)
 static void got_rows(void *ctx, const struct db_reply *reply)
 {
     struct op *op = ctx;
+    if (db_reply_outcome(reply) == DB_FAILED && db_reply_err(reply)->code == ERR_FENCE) {
+        op_end(op, ACTION_LOST, "", NULL);
+        return;
+    }
     if (!op->actions || !op->action) {
         op_free(op);
         return;
@@ -43,16 +48,18 @@ static void got_rows(void *ctx, const struct db_reply *reply)
         op_fail(op, "query", 0, "%s", db_reply_err(reply)->message);
         return;
     }
-    bool views = strcmp(json_text(op->doc, "db"), "views") == 0;
+    const char *db = json_text(op->doc, "db");
+    bool views = strcmp(db, "views") == 0;
+    int last = strcmp(db, "own") == 0 && op_engine(op)->worker ? 1 : 0; // after the fence
     if (views && db_int(reply, 0, 0, 1) > ROWS_MAX) {
         op_fail(op, "query", 0, "the query has more than 10,000 rows; ask for fewer with limit");
         return;
     }
     struct buf out;
     buf_init(&out, 32 << 20);
-    const char *value = db_rows(reply, 0) ? db_value(reply, 0, 0, 0) : NULL;
+    const char *value = db_rows(reply, last) ? db_value(reply, last, 0, 0) : NULL;
     buf_adds(&out, "{\"value\":");
-    buf_add(&out, value ? value : "null", value ? db_length(reply, 0, 0, 0) : 4);
+    buf_add(&out, value ? value : "null", value ? db_length(reply, last, 0, 0) : 4);
     buf_adds(&out, "}");
     if (out.overflow) {
         op_fail(op, "query", 0, "the query's rows are larger than 32 MB");
@@ -84,9 +91,10 @@ void query_start(struct op *op)
         return;
     }
     bool views = strcmp(db, "views") == 0;
-    struct pool *pool = views                       ? engine->readonly
-                        : strcmp(db, "engine") == 0 ? engine->db
-                                                    : engine->st;
+    bool own = strcmp(db, "own") == 0;
+    struct pool *pool = views                              ? engine->readonly
+                        : own || strcmp(db, "engine") == 0 ? engine->db
+                                                           : engine->st;
     if (!pool) {
         op_fail(op, "query", 0,
                 "db.* needs a login role that may only read views: set MOONWRIGHT_READONLY_URL");
@@ -104,7 +112,7 @@ void query_start(struct op *op)
         values[i] = json_text(op->doc, path);
     }
     char *text = views ? as_rows(sql) : xstrdup(sql);
-    struct db_unit *unit = db_unit_new();
+    struct db_unit *unit = own ? op_unit(op) : db_unit_new();
     db_unit_add_once(unit, text, (int)n, values);
     free(text);
     pool_send(pool, unit, got_rows, op);

@@ -117,6 +117,34 @@ describe("a body", function()
     assert.are.equal(asked, table.concat(o.open[1], "|"))
   end)
 
+  it("waits for a child that it calls, and gets its value or its failure", function()
+    local body = [[
+      local id = start("other", { customer = e.customer })
+      local v = call("other", e)
+      local none, why = call("other", e)
+      local ok, err = pcall(call, "other", e)
+      return id .. v.n .. tostring(none) .. why .. err.code .. err.message ]]
+    local answers = { { '{"id":"c1"}' }, { '{"id":"c2"}' }, { '{"state":"done","value":{"n":5}}' },
+      { '{"id":"c3"}' }, { '{"state":"stopped","reason":"key taken"}' }, { '{"id":"c4"}' },
+      { '{"state":"failed","reason":"no luck"}' } }
+    local plain, asked = run_all(body, answers)
+    assert.are.equal("c15nilkey takenrefusedother failed: no luck", plain.result.outcome)
+    assert.is_truthy(asked[3]:find('call.end#1', 1, true))
+    assert.is_truthy(asked[3]:find('"child":"c2"', 1, true))
+    for crash_at = 1, 8 do
+      local again, same = run_all(body, answers, crash_at)
+      assert.are.same(asked, same)
+      assert.are.same(plain.result, again.result)
+    end
+  end)
+
+  it("is stuck at the call when a child has failed and nothing catches that", function()
+    local o = run_all([[ call("other", e) ]],
+      { { '{"id":"c1"}' }, { '{"state":"failed","reason":"no luck"}' } })
+    assert.are.equal("action_failed", o.result.reason.code)
+    assert.are.equal("call.end#1", o.result.reason.name)
+  end)
+
   it("raises the first error of its branches once all have ended", function()
     local body = [[
       local ok, err = pcall(all, {
