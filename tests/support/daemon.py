@@ -44,7 +44,6 @@ class DaemonTest(unittest.TestCase):
             {k: v for k, v in os.environ.items() if not k.startswith(("MOONWRIGHT_LIVE", "SERVICE"))},
             MOONWRIGHT_HOME=ROOT, DATABASE_URL=cls.database.url,
             MOONWRIGHT_WORKFLOWS=os.path.join(cls.folder, "workflows"),
-            MOONWRIGHT_READONLY_URL=cls.database.url,
             MOONWRIGHT_DATA=os.path.join(cls.folder, "data"), EVENT_POLL_INTERVAL_MS="200",
             EXECUTE_POLL_INTERVAL_MS="200", DRAIN_MS="2000",
             MOONWRIGHT_HTTP="127.0.0.1:%d" % cls.port,
