@@ -33,8 +33,12 @@ static bool list(struct session *session, const char *type, struct err *err)
 
 static void print_retried(void *ctx, const struct db_reply *reply)
 {
+    long long count = db_int(reply, 0, 0, 0);
     (void)ctx;
-    printf("%lld will be judged again\n", (long long)db_int(reply, 0, 0, 0));
+    if (count > 0)
+        printf("%lld will be judged again\n", count);
+    else
+        printf("there is nothing to judge again; see `moonwright events list`\n");
 }
 
 static bool retry(struct session *session, int count, char **ids, struct err *err)

@@ -28,14 +28,15 @@ static bool list(struct session *session, bool held, struct err *err)
 }
 
 struct asked {
-    const char *id;
+    int found;
     char full[64];
 };
 
 static void keep_id(void *ctx, const struct db_reply *reply)
 {
     struct asked *asked = ctx;
-    if (db_rows(reply, 0) == 1)
+    asked->found = db_rows(reply, 0);
+    if (asked->found == 1)
         snprintf(asked->full, sizeof(asked->full), "%s", db_value(reply, 0, 0, 0));
 }
 
@@ -48,16 +49,18 @@ static void print_settled(void *ctx, const struct db_reply *reply)
 
 static bool settle(struct session *session, const char *id, const char *verdict, struct err *err)
 {
-    struct asked asked = {.id = id};
+    struct asked asked = {0};
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit,
-                 "select id from messaging_log where id::text like $1 || '%' union all"
-                 " select id from outbound_log where id::text like $1 || '%' limit 2",
+                 "select id from messaging_log where starts_with(id::text, $1) union all"
+                 " select id from outbound_log where starts_with(id::text, $1) limit 2",
                  1, id);
     if (!session_run(session, unit, keep_id, &asked, err))
         return false;
-    if (asked.full[0] == '\0')
-        return err_set(err, ERR_INPUT, "there is no send '%s', or several begin so", id);
+    if (asked.found == 0)
+        return err_set(err, ERR_INPUT, "there is no send '%s'; see `moonwright sends list`", id);
+    if (asked.found > 1)
+        return err_set(err, ERR_INPUT, "several sends begin with '%s': give more of the id", id);
     unit = db_unit_new();
     db_unit_addv(unit, "select settle_send($1::uuid, $2)", 2, asked.full, verdict);
     return session_run(session, unit, print_settled, NULL, err);

@@ -15,6 +15,7 @@
 #include "front/migrate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -241,6 +242,30 @@ static bool make_folder(const char *path, struct err *err)
     return true;
 }
 
+/* A worker's heartbeat file is one worker's: two would hide each other's silence. The lock is this
+ * process' and ends with it. */
+static bool own_beats(const struct supervisor *s, struct err *err)
+{
+    for (int i = 0; i < s->count; i++) {
+        char path[PATH_MAX];
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        snprintf(path, sizeof(path), "%s/heartbeat/.%s.lock", s->front->data_dir,
+                 s->children[i].name);
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0)
+            return err_set(err, ERR_CONFIG, "can't open %s: %s", path, strerror(errno));
+        if (fcntl(fd, F_SETLK, &lock) == 0)
+            continue; /* stays open */
+        fcntl(fd, F_GETLK, &lock);
+        close(fd);
+        return err_set(err, ERR_CONFIG,
+                       "another moonwright (process %ld) runs the role %s in %s: for more workers "
+                       "start it with --workers, for another company set MOONWRIGHT_DATA",
+                       (long)lock.l_pid, s->children[i].role, s->front->data_dir);
+    }
+    return true;
+}
+
 /* Waits in slices for a signal; false when it is one that ends us. */
 static bool pause_ms(const sigset_t *signals, int64_t ms, int *signum)
 {
@@ -316,8 +341,8 @@ int supervise(struct front *front, struct postgres *postgres, unsigned roles, in
     sigprocmask(SIG_BLOCK, &signals, NULL);
 
     char *beats = xprintf("%s/heartbeat", front->data_dir);
-    int code = make_folder(front->data_dir, &err) && make_folder(beats, &err) ? EXIT_OK
-                                                                              : front_fail(&err);
+    bool ok = make_folder(front->data_dir, &err) && make_folder(beats, &err) && own_beats(s, &err);
+    int code = ok ? EXIT_OK : front_fail(&err);
     free(beats);
     if (code == EXIT_OK)
         code = migrate_first(s, &signals);

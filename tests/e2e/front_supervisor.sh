@@ -19,6 +19,10 @@ start --role web,monitor
 within 15 beats web
 within 15 beats monitor
 
+# The same role once more in the same folder: their heartbeats would hide each other.
+run run --role monitor
+refused "another moonwright (process $supervisor) runs the role monitor in $work/data"
+
 # A killed worker comes back.
 web=$(pid_of web)
 kill -KILL "$web"
