@@ -3,15 +3,18 @@
  *   MOONWRIGHT_CRASH_AT=[KIND:[TEXT:]]N    kill -9 of ourselves at the Nth point that matches
  *   MOONWRIGHT_CRASH_ONCE=FILE             only if FILE is not there; it is made, and says where
  *   MOONWRIGHT_CRASH_AT=list               no death: each point passed is a line of FILE
+ *   MOONWRIGHT_CRASH_HOW=stop              SIGSTOP instead: a worker that stalls, and may go on
  *
  * TEXT is a part of the point's text: SQL, or a method and a URL. The kinds, see io/db.c and
  * io/fetch.c:
  *
- *   statement   before a statement is sent: those of its unit before it are, and executed
+ *   unit        before anything of a unit is sent
+ *   statement   between two of its statements: the first of them is executed
  *   sync        all statements are executed, the word to commit is not sent
  *   sent        the word to commit has left
  *   answered    the unit's end is known, and nobody was told
- *   wire        a request's first byte would leave now
+ *   gate        a request is ready to leave, and wasn't yet asked whether it still may
+ *   wire        its first byte would leave now
  *   accepted    a request's whole answer is here, and nobody was told
  *
  * A point costs one load and a branch while the variable is not set. */
@@ -24,7 +27,7 @@
 bool crash_armed(void);
 /* Counts a point: true when this is the one. Whoever asks does what must be done, and dies. */
 bool crash_due(const char *kind, const char *text);
-_Noreturn void crash_now(void);
+void crash_now(void); /* returns when the process was stopped and goes on */
 /* Both. */
 void crash_point(const char *kind, const char *text);
 

@@ -38,6 +38,17 @@ bool err_set(struct err *err, enum err_code code, const char *format, ...)
     return false;
 }
 
+bool err_passes(const struct err *err)
+{
+    static const char *const classes[] = {"08", "25", "40", "53", "55", "57", "58"};
+    for (size_t i = 0; err->code == ERR_SQL && i < ARRAY_LEN(classes); i++) {
+        if (strncmp(err->sqlstate, classes[i], 2) == 0) {
+            return true;
+        }
+    }
+    return err->code == ERR_CONN || err->code == ERR_TIMEOUT;
+}
+
 bool err_wrap(struct err *err, const char *format, ...)
 {
     if (!err) {

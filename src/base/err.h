@@ -31,6 +31,10 @@ struct err {
 bool err_set(struct err *err, enum err_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Of a unit that failed: nothing of it happened, and that isn't the fault of what is in it; the
+ * same unit may go through later. The database is full, out of memory, busy, restarting or away. */
+bool err_passes(const struct err *err);
+
 /* Puts `format: ` before the message that is there; returns false. */
 bool err_wrap(struct err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

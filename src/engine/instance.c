@@ -431,7 +431,7 @@ static void body_there(void *ctx, struct body *body)
     in->waits_body = false;
     in->body = body;
     if (!body->vm) {
-        if (body->err.code == ERR_CONN) { /* nothing is wrong with the version */
+        if (err_passes(&body->err)) { /* nothing is wrong with the version */
             instance_leave(in, NOTE_RELEASE, xstrdup("\"state\":\"pending\",\"due\":\"now\""));
         } else {
             instance_leave_stuck(in, "version", body->err.message);

@@ -208,17 +208,6 @@ static size_t count_instances(const struct journal *j)
     return n;
 }
 
-/* Nothing of it happened, and that isn't the fault of what is in it. */
-static bool passing(const struct err *err)
-{
-    static const char *const classes[] = {"08", "25", "40", "53", "55", "57", "58"};
-    for (size_t i = 0; err->code == ERR_SQL && i < ARRAY_LEN(classes); i++) {
-        if (strncmp(err->sqlstate, classes[i], 2) == 0)
-            return true;
-    }
-    return err->code != ERR_SQL && err->code != ERR_INPUT;
-}
-
 static void refused(struct journal *j, const struct db_reply *reply)
 {
     const struct err *err = db_reply_err(reply);
@@ -286,7 +275,7 @@ static void answered(void *ctx, const struct db_reply *reply)
         j->busy = false;
         j->events.lost(j->events.ctx);
         return;
-    } else if (outcome == DB_FAILED && !passing(db_reply_err(reply))) {
+    } else if (outcome == DB_FAILED && !err_passes(db_reply_err(reply))) {
         refused(j, reply);
     } else {
         log_warn("journal", "a unit is sent again", "error", db_reply_err(reply)->message, NULL);

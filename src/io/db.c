@@ -197,8 +197,11 @@ static bool send_statement(struct db *db, const struct db_unit *unit, struct db_
 static bool send_unit(struct db *db, struct db_unit *unit)
 {
     bool ok = true;
+    db_crash_unit(db->conn, unit, "unit");
     for (int i = 0; ok && i < unit->count; i++) {
-        db_crash_statement(db->conn, &unit->statements[i]);
+        if (i > 0) {
+            db_crash_statement(db->conn, &unit->statements[i]);
+        }
         ok = send_statement(db, unit, &unit->statements[i]);
     }
     db_crash_unit(db->conn, unit, "sync");

@@ -202,6 +202,7 @@ static int on_prereq(void *arg, char *remote, char *local, int remote_port, int 
     if (fetch->cancelled || (fetch->once && fetch->sent)) {
         return CURL_PREREQFUNC_ABORT;
     }
+    pass(fetch, "gate");
     if (fetch->once && fetch->gate && !fetch->gate(fetch->ctx)) {
         fetch->refused = true;
         return CURL_PREREQFUNC_ABORT;

@@ -47,13 +47,29 @@ static void test_long_messages_are_cut(void **state)
     assert_string_equal(err.message + 1019, "2: s");
 }
 
+static void test_what_passes(void **state)
+{
+    (void)state;
+    static const char *const states[] = {"53100", "53200", "57P01", "40001", "22P02", "42P01"};
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        struct err err;
+        err_set(&err, ERR_SQL, "x");
+        memcpy(err.sqlstate, states[i], 6);
+        assert_int_equal(err_passes(&err), i < 4);
+    }
+    struct err err;
+    err_set(&err, ERR_CONN, "x");
+    assert_true(err_passes(&err));
+    err_set(&err, ERR_INPUT, "x");
+    assert_false(err_passes(&err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_set),
-        cmocka_unit_test(test_a_message_is_one_line),
-        cmocka_unit_test(test_wrap),
-        cmocka_unit_test(test_long_messages_are_cut),
+        cmocka_unit_test(test_set),         cmocka_unit_test(test_a_message_is_one_line),
+        cmocka_unit_test(test_wrap),        cmocka_unit_test(test_long_messages_are_cut),
+        cmocka_unit_test(test_what_passes),
     };
     return cmocka_run_group_tests_name("err", tests, NULL, NULL);
 }
