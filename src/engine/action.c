@@ -461,7 +461,7 @@ void op_unit_failed(struct op *op, const struct db_reply *reply, void (*again)(s
     const struct err *err = db_reply_err(reply);
     if (err->code == ERR_FENCE) {
         op_end(op, ACTION_LOST, "", NULL);
-    } else if (db_reply_outcome(reply) == DB_FAILED && strncmp(err->sqlstate, "40", 2) != 0) {
+    } else if (db_reply_outcome(reply) == DB_FAILED && !err_passes(err)) {
         op_fail(op, "database", 0, "%s", err->message);
     } else if (!op->action) {
         op_free(op);
