@@ -295,6 +295,26 @@ class SendTest(OutboundTest):
         self.assertEqual("lost", answer["verdict"])
         self.assertEqual(0, self.twilio.count("POST"))
 
+    def test_nothing_leaves_when_the_lease_may_run_out_on_the_way(self):
+        driver = self.start(WORKER_LEASE_MS="6000")
+        self.sql("alter function worker_renew rename to really_renew")
+        time.sleep(4.4)  # two thirds of the lease: the database still takes our intents
+        answer = driver.run("sms.send", dict(TEXT, to=self.ann), due=self.due(), event=self.event)
+        self.assertEqual("lost", answer["verdict"])
+        self.assertEqual(0, self.twilio.count("POST"))
+        self.assertIn("refused", self.states())
+
+    def test_an_intent_that_got_old_on_the_way_leaves_as_a_new_one(self):
+        gate = threading.Thread(target=self.sql, args=(
+            "begin; select lock_gate(); select pg_sleep(5.3); commit",))
+        gate.start()
+        time.sleep(0.2)
+        answer = self.text()
+        gate.join()
+        self.assertEqual("sent", answer["value"]["status"], answer)
+        self.assertEqual("refused sent", self.states())
+        self.assertEqual(1, self.twilio.count("POST"))
+
     def test_what_a_vendor_said_is_written_though_the_lease_is_lost(self):
         go = threading.Event()
 
