@@ -21,6 +21,7 @@ sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SERVER = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
 ALL = ("servicetitan", "engine")
+patience = 60  # seconds: more than the slowest machine needs, as nothing waits longer than it must
 
 pq = ctypes.CDLL(ctypes.util.find_library("pq") or "libpq.so.5")
 for name, result, *arguments in (
@@ -135,14 +136,16 @@ def template(server, kinds, more):
     return name
 
 
-def until(ask, wanted, seconds=60, what=""):
+def until(ask, wanted, seconds=None, what=""):
     """Asks until the answer is `wanted` (a value, or a predicate); returns it."""
-    end = time.monotonic() + seconds
+    global patience
+    end = time.monotonic() + (seconds or patience)
     while True:
         got = ask()
         if wanted(got) if callable(wanted) else got == wanted:
             return got
         if time.monotonic() > end:
+            patience = 10  # for the rest of a run that has failed
             raise AssertionError("%s: %r, not %r" % (
                 what or ask, got, "" if callable(wanted) else wanted))
         time.sleep(0.01)
@@ -189,7 +192,7 @@ class DatabaseTest(unittest.TestCase):
     def sql(self, text):
         return self.database.sql(text)
 
-    def wait(self, question, wanted, seconds=60):
+    def wait(self, question, wanted, seconds=None):
         try:
             until(lambda: self.sql(question), wanted, seconds, question)
         except AssertionError as error:
