@@ -48,7 +48,8 @@ local function declared(name, file)
   end
   data.events = {}
   for type, rule in pairs(set.rules) do
-    data.events[type] = { of = rule.subject }
+    data.events[type] = { of = rule.subject, manual = rule.source == "manual" or nil,
+      data = rule.data }
   end
   return data
 end

@@ -111,7 +111,8 @@ local function arrived(out, rule, arrival, payload, now)
   for k, v in pairs(payload) do
     event[k] = v
   end
-  event.name, event.id, event.time, event.of = rule.name, judge.uuid(), now, rule.subject
+  event.name, event.id, event.time, event.of = rule.name, arrival.event_id or judge.uuid(), now,
+    rule.subject
   local ok, wanted = true, true
   if rule.when then
     ok, wanted = judge.evaluate("when", rule.name, tostring(arrival.id), judge.zone_of(event), rule.when,
@@ -171,6 +172,8 @@ function M.arrival(out, arrival, now)
       entity_id = arrival.entity_id, message = 'unknown event "' .. arrival.type .. '" arrived' }
     return
   end
+  -- What comes from one of our own steps brings its id: it is one event, however often it comes.
+  arrival.event_id, arrival.payload.event_id = arrival.payload.event_id, nil
   arrived(out, rule, arrival, arrival.payload, now)
 end
 

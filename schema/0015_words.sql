@@ -116,3 +116,49 @@ create function stop_children(parents uuid[]) returns void language sql volatile
         join workflow_instances i on i.id = x.instance_id
         where x.parent_id = any(parents) and not i.detached order by x.instance_id) q
 $$;
+
+-- Events -----------------------------------------------------------------------------------------
+
+-- An event of the company's own. What an instance in shadow mode emits would start and stop real
+-- ones, so it stays unsaid, unless nothing is real.
+create function emit_event(emitter uuid, place text, type text, of text, of_id text, payload json)
+returns json language plpgsql volatile as $$
+declare
+  said uuid := id_of(place);
+begin
+  if (select i.mode from workflow_instances i where i.id = emitter) = 'shadow'
+     and exists (select from settings s where s.name = 'live' and s.value = 'on') then
+    return json_build_object('id', 'shadow:' || said, 'shadow', true);
+  end if;
+  if not exists (select from events e where e.id = said) then
+    insert into arrivals (type, entity, entity_id, at, payload, dedupe)
+    values (type, of, of_id, business_now(),
+            (payload::jsonb || jsonb_build_object('event_id', said))::json, 'emit ' || said)
+    on conflict do nothing;
+    perform pg_notify('arrivals', '');
+  end if;
+  return json_build_object('id', said);
+end $$;
+
+-- A signal reaches one live instance: the one whose id begins so. The instance's id.
+create function signal_instance(prefix text, name text, data json) returns uuid
+language plpgsql volatile as $$
+declare
+  found_ uuid[];
+begin
+  if name !~ '^[a-z][a-z0-9_]*$' then
+    raise exception '"%" is no name of a signal: lower-case letters, digits and _', name
+      using errcode = 'MWI01';
+  end if;
+  found_ := array(select q.instance_id from workflow_queue q
+                  where q.instance_id::text like prefix || '%' limit 2);
+  if cardinality(found_) <> 1 then
+    raise exception 'there is no live instance ''%'', or several begin so', prefix
+      using errcode = 'MWI01';
+  end if;
+  insert into arrivals (type, entity, entity_id, at, payload)
+  values ('signal_' || name, 'instance', found_[1]::text, business_now(),
+          json_strip_nulls(json_build_object('instance', found_[1], 'data', data)));
+  perform pg_notify('arrivals', '');
+  return found_[1];
+end $$;

@@ -231,6 +231,11 @@ function start(name, e, options) end
 ---@return string? why
 function call(name, e) end
 
+---An event that events.lua declares with manual = true.
+---@param name string
+---@param what { customer: Customer?, data: table? } its subject's record, and what it says
+function emit(name, what) end
+
 ---A line in the timeline, with placeholders.
 ---@param text string
 ---@param with? table

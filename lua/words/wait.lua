@@ -1,4 +1,5 @@
--- wait_for: which events are ours.
+-- wait_for and emit: which events are ours, and events of our own.
+local arguments = require "arguments"
 local durable = require "durable"
 local records = require "words.records"
 
@@ -53,12 +54,40 @@ local function wanted_keys(name, of, same)
   return keys_of(entity, record)
 end
 
+-- What an emitted event carries: snapshots by entity, and data.
+local function emitted(name, rule, what)
+  local of = rule.of
+  local key = keys_of(of, what[of])[1]
+  if not key then
+    raise("emit " .. name .. ": say which " .. of .. ': emit("' .. name .. '", { ' .. of .. " = e."
+      .. of .. " })")
+  end
+  for field, value in pairs(what) do
+    if type(value) ~= "table" then
+      raise("emit " .. name .. ": " .. tostring(field) .. " must be a record; values go into data = { … }")
+    end
+  end
+  durable.checked(arguments.check, "emit " .. name .. ": data", rule.data or {}, what.data or {})
+  return { event = name, of = of, of_id = key:gsub("^%a+:", ""), payload = what }
+end
+
 local WAIT = { same = true, when = true, timeout = true, since = true }
 
 ---@param api table
 ---@param events table name -> rule
 ---@param deadline_of function
 function M.add(api, events, deadline_of)
+  function api.emit(name, what)
+    local rule = events[name]
+    if type(rule) ~= "table" or not rule.manual then
+      raise('emit: "' .. tostring(name) .. '" is no event with manual = true in events.lua')
+    elseif type(what) ~= "table" then
+      raise("emit takes the name of an event and what it is about: emit(\"" .. name
+        .. "\", { customer = e.customer })")
+    end
+    durable.step("emit", emitted(name, rule, what), {})
+  end
+
   function api.wait_for(what, options)
     local o = options or {}
     for k in pairs(o) do

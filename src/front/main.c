@@ -27,6 +27,8 @@ static const struct command commands[] = {
      cmd_instances},
     {"events", "list [--type T] | retry [ID...]", "events, and changes that raised", true,
      cmd_events},
+    {"signal", "INSTANCE NAME [JSON]", "send an event signal_NAME to one instance", true,
+     cmd_signal},
     {"sends", "list [--held] | settle ID sent|not_sent|drop", "the ledger of what was sent", true,
      cmd_sends},
 };

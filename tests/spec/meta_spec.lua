@@ -15,7 +15,7 @@ local words = require "words"
 local workflow = require "workflow"
 
 local json = _G.host.json
-local MODULES = { "sms", "email", "ghl", "db", "fresh", "children" }
+local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit" }
 
 local function read(path)
   local file = assert(io.open(os.getenv "MOONWRIGHT_SOURCE" .. "/" .. path))
