@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/cron.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -117,6 +118,7 @@ static bool check(const struct setting_info *info, const char *text, struct err 
     int64_t n;
     char host[256];
     int port;
+    struct cron cron;
     if (text[0] == '\0')
         return true;
     switch (info->kind) {
@@ -140,6 +142,8 @@ static bool check(const struct setting_info *info, const char *text, struct err 
         if (!setting_address(text, host, &port))
             return err_set(err, ERR_CONFIG, "%s must be host:port, not \"%s\"", info->name, text);
         return true;
+    case SETTING_CRON:
+        return cron_parse(text, &cron, err) || err_wrap(err, "%s", info->name);
     case SETTING_TEXT:
         break;
     }

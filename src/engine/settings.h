@@ -26,7 +26,14 @@ enum setting_source setting_source(const struct settings *settings, const char *
 void settings_derive(struct settings *settings, const char *name, const char *value);
 
 /* Every setting, in the table's order. */
-enum setting_kind { SETTING_TEXT, SETTING_INT, SETTING_SWITCH, SETTING_URL, SETTING_ADDRESS };
+enum setting_kind {
+    SETTING_TEXT,
+    SETTING_INT,
+    SETTING_SWITCH,
+    SETTING_URL,
+    SETTING_ADDRESS,
+    SETTING_CRON
+};
 struct setting_info {
     const char *name, *fallback;
     const char *needed_for; /* the feature that is off without it; "" when it may be empty */

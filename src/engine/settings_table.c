@@ -24,6 +24,10 @@
     {                                                             \
         name, fallback, "", meaning, false, SETTING_ADDRESS, 0, 0 \
     }
+#define CRON(name, fallback, meaning)                          \
+    {                                                          \
+        name, fallback, "", meaning, false, SETTING_CRON, 0, 0 \
+    }
 #define INT(name, fallback, low, high, meaning)                    \
     {                                                              \
         name, fallback, "", meaning, false, SETTING_INT, low, high \
@@ -59,8 +63,8 @@ static const struct setting_info table[] = {
     SECRET("SERVICE_TITAN_APP_KEY", "sync", "the app key, sent as ST-App-Key"),
     URL("SERVICE_TITAN_API_URL", "https://api.servicetitan.io", "", "API base"),
     URL("SERVICE_TITAN_AUTH_URL", "https://auth.servicetitan.io", "", "token server's base"),
-    TEXT("SYNC_FULL_CRON", "0 2 * * *", "", "when everything is fetched again"),
-    TEXT("SYNC_INCREMENTAL_CRON", "*/5 * * * *", "", "when changes are fetched"),
+    CRON("SYNC_FULL_CRON", "0 2 * * *", "when everything is fetched again"),
+    CRON("SYNC_INCREMENTAL_CRON", "*/5 * * * *", "when changes are fetched"),
     INT("SYNC_PAGE_SIZE", "500", 1, 5000, "rows asked for at once"),
     INT("SYNC_REQUESTS_PER_SECOND", "60", 1, 1000, "ServiceTitan's rate limit"),
     INT("SYNC_PARENT_WAIT_MS", "900000", 1, DAY, "how long a change waits for its parents"),

@@ -24,6 +24,7 @@ enum {
     FIRST_TRIES = 4, /* when the server never answered anything: a wrong address, most likely */
     FIRST_PAUSE_MS = 500,
     MAX_PAUSE_MS = 30000,
+    TELL_MS = 5000, /* between two lines about it */
     MAX_RETRY_AFTER_S = 300,
     EARLY_MS = 60000, /* so long before its end an access token is replaced */
     MAX_PAGE = 64 << 20,
@@ -58,6 +59,7 @@ struct sync_client {
     int64_t filled_at;
     int64_t paused_until; /* 429: everybody waits */
     bool answered;        /* ServiceTitan has answered something */
+    int64_t tell_at;      /* a repetition is told of from here on */
     unsigned jitter;
 };
 
@@ -213,9 +215,13 @@ static void again(struct sync_call *call, const struct err *err, int64_t wait_ms
         fail(call, err);
         return;
     }
-    log_warn("sync", "ServiceTitan is asked again", "path", call->path, "reason", err->message,
-             "in_ms", log_int(wait_ms), "try", log_int(call->tries + 1), NULL);
-    call->not_before = clock_mono_ms() + wait_ms;
+    int64_t now = clock_mono_ms();
+    if (now >= client->tell_at) { /* all feeds have the same trouble */
+        client->tell_at = now + TELL_MS;
+        log_warn("sync", "ServiceTitan is asked again", "path", call->path, "reason", err->message,
+                 "in_ms", log_int(wait_ms), "try", log_int(call->tries + 1), NULL);
+    }
+    call->not_before = now + wait_ms;
     loop_timer_set(client->timer, 0);
 }
 
@@ -253,7 +259,8 @@ static void refused(struct sync_call *call, const struct fetch_result *result)
     if (result->status == 404) {
         hint = "; are SERVICE_TITAN_TENANT_ID and SERVICE_TITAN_API_URL right?";
     } else if (result->status == 401 || result->status == 403) {
-        hint = "; is SERVICE_TITAN_APP_KEY right, and may the app read this?";
+        hint = "; are SERVICE_TITAN_APP_KEY and SERVICE_TITAN_TENANT_ID right, and may the app "
+               "read this?";
     } else if (strstr(call->path, "/export/")) {
         hint = "; if it no longer knows this place, `moonwright sync NAME --full` begins anew";
     }

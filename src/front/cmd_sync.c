@@ -24,6 +24,8 @@ static void on_progress(void *ctx, const struct sync_progress *progress)
     struct fetching *fetching = ctx;
     if (progress->state == SYNC_RUNNING && !fetching->terminal)
         return;
+    if (progress->state == SYNC_FAILED && progress->rows == 0)
+        return; /* the reason is told at the end */
     printf("%s%-20s %8lld rows, %lld written, %lld refused  %s%s",
            fetching->terminal ? "\r\033[K" : "", progress->entity, (long long)progress->rows,
            (long long)progress->written, (long long)progress->rejected, words[progress->state],
@@ -60,6 +62,8 @@ int cmd_sync(struct front *front, int argc, char **argv)
         else
             entities[count++] = argv[i];
     }
+    if (strcmp(setting(front->settings, "MOONWRIGHT_LOG_LEVEL"), "debug") != 0)
+        log_set_level(LOG_WARN); /* somebody waits: what it waits for is worth a line */
     struct loop *loop = fetching.loop = loop_new();
     const char *url = setting(front->settings, "DATABASE_URL");
     const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");

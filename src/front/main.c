@@ -127,7 +127,10 @@ static bool open_front(struct front *front, struct err *err)
                        "MOONWRIGHT_LOG_LEVEL must be debug, info, warn or error, not \"%s\"",
                        level);
     log_set_level((enum log_level)at);
-    log_set_json(strcmp(setting(front->settings, "MOONWRIGHT_LOG"), "json") == 0);
+    const char *form = setting(front->settings, "MOONWRIGHT_LOG");
+    if (strcmp(form, "text") != 0 && strcmp(form, "json") != 0)
+        return err_set(err, ERR_CONFIG, "MOONWRIGHT_LOG must be text or json, not \"%s\"", form);
+    log_set_json(form[0] == 'j');
     char *home = find_home(front->settings, err);
     if (home == NULL)
         return false;

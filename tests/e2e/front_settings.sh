@@ -20,6 +20,10 @@ env_file 'EVENT_POLL_INTERVAL_MS=0\n'
 refused "must be a whole number from 10"
 env_file 'MOONWRIGHT_LIVE=perhaps\n'
 refused '.env:1: MOONWRIGHT_LIVE must be 1 or 0, not "perhaps"'
+env_file 'SYNC_FULL_CRON=nightly\n'
+refused '.env:1: SYNC_FULL_CRON: "nightly" is not a schedule'
+env_file 'MOONWRIGHT_LOG=xml\n'
+refused 'MOONWRIGHT_LOG must be text or json, not "xml"'
 env_file 'PUBLIC_URL=example.com\n'
 refused "PUBLIC_URL must begin with https:// or http://"
 env_file 'MOONWRIGHT_HTTP=8080\n'

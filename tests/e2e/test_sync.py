@@ -464,7 +464,8 @@ class SyncTest(DatabaseTest):
 
     def test_a_wrong_app_key_says_so(self):
         self.sync("customers", fails=True, SERVICE_TITAN_APP_KEY="other")
-        self.assertIn("403: app key is not valid; is SERVICE_TITAN_APP_KEY right", self.output)
+        self.assertIn("403: app key is not valid; are SERVICE_TITAN_APP_KEY and "
+                      "SERVICE_TITAN_TENANT_ID right", self.output)
 
     def test_retry_after_is_kept(self):
         limited = []
