@@ -114,12 +114,31 @@ static size_t utf8_len(const unsigned char *text, size_t left)
     return overlong || surrogate || beyond ? 0 : len;
 }
 
+size_t buf_plain(const char *text, size_t len)
+{
+    size_t n = 0;
+    while (n < len) {
+        unsigned char c = (unsigned char)text[n];
+        if (c < 0x20 || c >= 0x7f || c == '"' || c == '\\') {
+            break;
+        }
+        n++;
+    }
+    return n;
+}
+
 bool buf_json(struct buf *buf, const char *text, size_t len)
 {
     static const char short_for[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
     const unsigned char *bytes = (const unsigned char *)text;
     buf_addc(buf, '"');
     for (size_t i = 0; i < len;) {
+        size_t plain = buf_plain(text + i, len - i);
+        if (plain) {
+            buf_add(buf, text + i, plain);
+            i += plain;
+            continue;
+        }
         const char *found = bytes[i] ? strchr(short_for, bytes[i]) : NULL;
         size_t width = utf8_len(bytes + i, len - i);
         if (found) {

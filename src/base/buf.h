@@ -24,6 +24,8 @@ bool buf_addc(struct buf *buf, char c);
 bool buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Adds text as a JSON string, quotes included. For canonical or nested JSON use script/json.h. */
 bool buf_json(struct buf *buf, const char *text, size_t len);
+/* How many bytes from the start are the same in a JSON string: ASCII without escapes. */
+size_t buf_plain(const char *text, size_t len);
 /* Adds text percent-encoded for a URL's query or a form (RFC 3986 unreserved stay). */
 bool buf_urlencode(struct buf *buf, const char *text, size_t len);
 char *buf_take(struct buf *buf); /* the bytes now are the caller's; the buffer is empty */

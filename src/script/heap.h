@@ -5,8 +5,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define HEAP_SMALL 512 /* bytes; blocks up to here come from lists of free ones */
+#define HEAP_STEP 16
+
 struct heap {
     size_t used, cap;
+    void *free[HEAP_SMALL / HEAP_STEP]; /* of the sizes 16, 32, …; each links to the next */
+    void *chunks;                       /* what they are cut from */
+    char *cut, *cut_end;                /* the rest of the newest chunk */
+    size_t chunk;                       /* the size of the next one */
     size_t refused; /* the size refused last; Lua collects garbage and asks for it once more */
     bool full;      /* growth was refused for good, so an error was raised */
     void (*filled)(struct heap *heap); /* called when full becomes true; may be NULL */
@@ -16,5 +23,8 @@ struct heap {
 void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size);
 /* Whether an error was raised for lack of memory since full was last cleared. */
 bool heap_is_full(struct heap *heap);
+
+/* Gives all chunks back, after the state was closed. */
+void heap_fini(struct heap *heap);
 
 #endif

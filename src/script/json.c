@@ -74,6 +74,7 @@ void json_free(struct json *json)
     if (!json)
         return;
     lua_close(json->L);
+    heap_fini(&json->heap);
     free(json);
 }
 

@@ -66,7 +66,8 @@ static void push_checked(lua_State *L, const char *text, size_t len)
     luaL_pushresult(&buffer);
 }
 
-static void fix_value(lua_State *L, enum json_nulls nulls);
+/* Replaces cjson's value on top by ours. False: it stays as it is. */
+static bool fix_value(lua_State *L, enum json_nulls nulls);
 
 /* The array on top: its elements are fixed, nulls fall out of it. */
 static void fix_array(lua_State *L, enum json_nulls nulls)
@@ -75,11 +76,13 @@ static void fix_array(lua_State *L, enum json_nulls nulls)
     lua_Integer count = (lua_Integer)lua_rawlen(L, array), kept = 0;
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, array, i);
-        fix_value(L, nulls);
+        bool changed = fix_value(L, nulls);
         if (lua_isnil(L, -1))
             lua_pop(L, 1);
+        else if (++kept == i && !changed)
+            lua_pop(L, 1);
         else
-            lua_rawseti(L, array, ++kept);
+            lua_rawseti(L, array, kept);
     }
     for (lua_Integer i = kept + 1; i <= count; i++) {
         lua_pushnil(L);
@@ -92,15 +95,17 @@ static void fix_object(lua_State *L, enum json_nulls nulls)
 {
     int object = lua_gettop(L);
     for (lua_pushnil(L); lua_next(L, object);) {
+        if (!fix_value(L, nulls)) {
+            lua_pop(L, 1);
+            continue;
+        }
         lua_pushvalue(L, -2);
         lua_insert(L, -2);
-        fix_value(L, nulls);
         lua_rawset(L, object); /* an existing key, which lua_next allows */
     }
 }
 
-/* Replaces cjson's value on top by ours. */
-static void fix_value(lua_State *L, enum json_nulls nulls)
+static bool fix_value(lua_State *L, enum json_nulls nulls)
 {
     size_t len;
     const char *text;
@@ -110,42 +115,43 @@ static void fix_value(lua_State *L, enum json_nulls nulls)
         number = lua_tonumber(L, -1);
         if (!isfinite(number))
             luaL_error(L, "not JSON: a number that is too large");
-        if (floor(number) == number && fabs(number) <= (double)JSON_MAX_INTEGER) {
-            lua_pop(L, 1);
-            lua_pushinteger(L, (lua_Integer)number);
-        }
-        break;
+        if (floor(number) != number || fabs(number) > (double)JSON_MAX_INTEGER)
+            return false;
+        lua_pop(L, 1);
+        lua_pushinteger(L, (lua_Integer)number);
+        return true;
     case LUA_TSTRING:
         text = lua_tolstring(L, -1, &len);
         if (len == 0 || text[0] != '\0')
-            break;
+            return false;
         if (text[1] == '[') {
             lua_pop(L, 1);
             lua_createtable(L, 0, 0);
             json_mark_array(L, -1);
-        } else if (nulls != JSON_EXACT) {
-            lua_pushlstring(L, text + 2, len - 2);
-            lua_remove(L, -2);
+            return true;
         }
-        break;
+        if (nulls == JSON_EXACT)
+            return false;
+        lua_pushlstring(L, text + 2, len - 2);
+        lua_remove(L, -2);
+        return true;
     case LUA_TLIGHTUSERDATA:
-        if (nulls == JSON_DROP_NULLS) {
-            lua_pop(L, 1);
-            lua_pushnil(L);
-        }
-        break;
+        if (nulls != JSON_DROP_NULLS)
+            return false;
+        lua_pop(L, 1);
+        lua_pushnil(L);
+        return true;
     case LUA_TTABLE:
         luaL_checkstack(L, 8, "too deep");
-        if (lua_rawgeti(L, -1, 1) != LUA_TNIL) {
-            lua_pop(L, 1);
+        bool array = lua_rawgeti(L, -1, 1) != LUA_TNIL;
+        lua_pop(L, 1);
+        if (array)
             fix_array(L, nulls);
-        } else {
-            lua_pop(L, 1);
+        else
             fix_object(L, nulls);
-        }
-        break;
+        return false;
     default:
-        break;
+        return false;
     }
 }
 

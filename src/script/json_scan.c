@@ -26,6 +26,10 @@ size_t json_utf8(const char *text, size_t len)
 {
     size_t at = 0;
     while (at < len) {
+        if ((unsigned char)text[at] < 0x80) {
+            at++;
+            continue;
+        }
         size_t n = sequence((const unsigned char *)text + at, len - at);
         if (n == 0)
             return at;
@@ -43,20 +47,24 @@ static enum json_token fail(struct json_scan *scan, const char *error)
 static enum json_token scan_string(struct json_scan *scan)
 {
     size_t at = scan->at + 1;
+    bool ascii = true;
     while (at < scan->len && scan->text[at] != '"') {
-        if ((unsigned char)scan->text[at] < 0x20)
+        unsigned char c = (unsigned char)scan->text[at];
+        ascii = ascii && c < 0x80;
+        if (c < 0x20)
             return fail(scan, "a control character in a string");
-        if (scan->text[at] == '\\') {
+        if (c == '\\') {
             if (scan->len - at >= 6 && memcmp(scan->text + at, "\\u0000", 6) == 0)
                 return fail(scan, "\\u0000 in a string");
             at++;
+            ascii = ascii && at < scan->len && (unsigned char)scan->text[at] < 0x80;
         }
         at++;
     }
     if (at >= scan->len)
         return fail(scan, "a string without end");
     size_t inside = at - scan->at - 1;
-    if (json_utf8(scan->text + scan->at + 1, inside) != inside)
+    if (!ascii && json_utf8(scan->text + scan->at + 1, inside) != inside)
         return fail(scan, "a string that isn't UTF-8");
     scan->at = at + 1;
     return TOKEN_PLAIN;
@@ -132,6 +140,8 @@ enum json_token json_scan(struct json_scan *scan)
     if (c == '\0')
         return fail(scan, "a NUL byte");
     scan->at++;
+    if (c == ',' || c == ':' || c == ' ')
+        return TOKEN_PLAIN;
     if (c == '[' || c == '{') {
         if (++scan->depth > JSON_MAX_DEPTH)
             return fail(scan, "more than 32 levels");

@@ -12,6 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define KEPT_BUFFER (64u << 10)
+#define FEW_NAMES 16 /* keys of an object that need no memory of their own */
+
+static const char buffer_key; /* its address is a registry key */
+
 struct place {
     const void *table; /* the table we are in, to notice cycles */
     const char *key;   /* the key in it we are at; NULL: index */
@@ -54,32 +59,44 @@ static _Noreturn void fail(struct writer *w, const char *format, ...)
     abort(); /* luaL_error doesn't return */
 }
 
+static void write_integer(struct writer *w, lua_Integer whole)
+{
+    char text[24], *at = text + sizeof(text);
+    unsigned long long rest = whole < 0 ? 0 - (unsigned long long)whole : (unsigned long long)whole;
+    do {
+        *--at = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest);
+    if (whole < 0)
+        *--at = '-';
+    buf_add(w->out, at, (size_t)(text + sizeof(text) - at));
+}
+
 static void write_number(struct writer *w, int index)
 {
     char text[40];
-    lua_Integer whole;
-    bool integral = lua_isinteger(w->L, index);
-    if (integral) {
-        whole = lua_tointeger(w->L, index);
+    if (lua_isinteger(w->L, index)) {
+        lua_Integer whole = lua_tointeger(w->L, index);
         if (whole > JSON_MAX_INTEGER || whole < -JSON_MAX_INTEGER)
             fail(w, "%lld is beyond 2^53; write it as a text", whole);
-    } else {
-        lua_Number number = lua_tonumber(w->L, index);
-        if (!isfinite(number))
-            fail(w, "%s can't be stored",
-                 isnan(number) ? "a result that is no number (nan)" : "an infinite number");
-        integral = floor(number) == number && fabs(number) <= (double)JSON_MAX_INTEGER;
-        whole = integral ? (lua_Integer)number : 0;
-        for (int precision = 15; precision <= 17; precision++) {
-            snprintf(text, sizeof(text), "%.*g", precision, number);
-            if (strtod(text, NULL) == number)
-                break;
-        }
-        if (!strpbrk(text, ".e")) /* a large float must not look like an integer */
-            memcpy(text + strlen(text), ".0", 3);
+        write_integer(w, whole);
+        return;
     }
-    if (integral)
-        snprintf(text, sizeof(text), "%lld", whole);
+    lua_Number number = lua_tonumber(w->L, index);
+    if (!isfinite(number))
+        fail(w, "%s can't be stored",
+             isnan(number) ? "a result that is no number (nan)" : "an infinite number");
+    if (floor(number) == number && fabs(number) <= (double)JSON_MAX_INTEGER) {
+        write_integer(w, (lua_Integer)number);
+        return;
+    }
+    for (int precision = 15; precision <= 17; precision++) {
+        snprintf(text, sizeof(text), "%.*g", precision, number);
+        if (strtod(text, NULL) == number)
+            break;
+    }
+    if (!strpbrk(text, ".e")) /* a large float must not look like an integer */
+        memcpy(text + strlen(text), ".0", 3);
     buf_adds(w->out, text);
 }
 
@@ -87,6 +104,13 @@ static void write_string(struct writer *w, const char *text, size_t len)
 {
     if (w->exact && len > 2 && memcmp(text, JSON_BIG_NUMBER, 2) == 0) {
         buf_add(w->out, text + 2, len - 2);
+        return;
+    }
+    size_t plain = buf_plain(text, len);
+    if (plain == len) {
+        buf_addc(w->out, '"');
+        buf_add(w->out, text, len);
+        buf_addc(w->out, '"');
         return;
     }
     if (memchr(text, '\0', len))
@@ -103,6 +127,21 @@ static int by_bytes(const void *a, const void *b)
     size_t common = x->len < y->len ? x->len : y->len;
     int order = memcmp(x->text, y->text, common);
     return order ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+static void sort(struct name *names, size_t n)
+{
+    if (n > FEW_NAMES) {
+        qsort(names, n, sizeof(*names), by_bytes);
+        return;
+    }
+    for (size_t i = 1; i < n; i++) {
+        struct name name = names[i];
+        size_t at = i;
+        for (; at > 0 && by_bytes(&names[at - 1], &name) > 0; at--)
+            names[at] = names[at - 1];
+        names[at] = name;
+    }
 }
 
 /* Counts the keys of the table at index: *texts of them texts, *last the highest index. */
@@ -150,11 +189,15 @@ static void write_object(struct writer *w, int index, size_t count)
 {
     lua_State *L = w->L;
     struct place *place = &w->path[w->depth++];
-    struct name *names = lua_newuserdatauv(L, count * sizeof(*names) + 1, 0);
+    struct name few[FEW_NAMES], *names = few;
+    if (count > FEW_NAMES)
+        names = lua_newuserdatauv(L, count * sizeof(*names), 0);
+    else
+        lua_pushnil(L);
     size_t n = 0;
     for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1), n++)
         names[n].text = lua_tolstring(L, -2, &names[n].len); /* the table keeps it alive */
-    qsort(names, n, sizeof(*names), by_bytes);
+    sort(names, n);
     buf_addc(w->out, '{');
     for (size_t i = 0; i < n; i++) {
         place->key = names[i].text;
@@ -246,20 +289,36 @@ static int collect_buf(lua_State *L)
     return 0;
 }
 
+/* Pushes the buffer of this state, which is used over and over: writing calls no Lua, so there is
+ * never more than one writer. A long text doesn't keep its memory. */
+static struct buf *push_buffer(lua_State *L)
+{
+    struct buf *out;
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &buffer_key) == LUA_TUSERDATA) {
+        out = lua_touserdata(L, -1);
+        if (out->size > KEPT_BUFFER)
+            buf_fini(out);
+        buf_clear(out);
+        return out;
+    }
+    lua_pop(L, 1);
+    out = lua_newuserdatauv(L, sizeof(*out), 0);
+    buf_init(out, JSON_MAX_TEXT);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, collect_buf);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &buffer_key);
+    return out;
+}
+
 void json_write(lua_State *L, int index, bool exact)
 {
     index = lua_absindex(L, index);
-    struct buf *out = lua_newuserdatauv(L, sizeof(*out), 0);
-    buf_init(out, JSON_MAX_TEXT);
-    if (luaL_newmetatable(L, "moonwright.buf")) {
-        lua_pushcfunction(L, collect_buf);
-        lua_setfield(L, -2, "__gc");
-    }
-    lua_setmetatable(L, -2);
+    struct buf *out = push_buffer(L);
     struct writer w = {.L = L, .out = out, .exact = exact};
     write_value(&w, index);
-    lua_pushlstring(L, out->data ? out->data : "", out->len);
-    buf_fini(out);
-    buf_init(out, 0);
+    lua_pushlstring(L, out->data, out->len);
     lua_remove(L, -2);
 }

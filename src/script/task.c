@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_IDLE 256           /* coroutines kept for other tasks */
 #define MAX_POSTED (32u << 20) /* bytes posted between two yields */
 
 /* A list of strings in one block of memory. */
@@ -38,6 +39,7 @@ struct task {
     size_t posted_bytes;
     int64_t used_us;
     bool deferred; /* a turn is due */
+    bool returned; /* its function has returned */
     bool *gone;    /* set when the task is freed during its turn */
 };
 
@@ -146,6 +148,22 @@ static void unlink_task(struct task *task)
         task->next->link = task->link;
 }
 
+/* One whose function returned may run another; any other is left to the collector. */
+static void keep_coroutine(struct task *task)
+{
+    struct vm *vm = task->vm;
+    if (!task->returned || vm->nidle == MAX_IDLE) {
+        luaL_unref(vm->L, LUA_REGISTRYINDEX, task->ref);
+        return;
+    }
+    if (vm->nidle == vm->idle_size) {
+        vm->idle_size = vm->idle_size ? vm->idle_size * 2 : 16;
+        vm->idle = xrealloc(vm->idle, vm->idle_size * sizeof(*vm->idle));
+    }
+    lua_settop(task->co, 0);
+    vm->idle[vm->nidle++] = task->ref;
+}
+
 /* Frees everything but the coroutine, which must have been closed. */
 static void task_free(struct task *task)
 {
@@ -153,7 +171,7 @@ static void task_free(struct task *task)
         *task->gone = true;
     if (task->deferred)
         loop_undefer(task->vm->loop, task);
-    luaL_unref(task->vm->L, LUA_REGISTRYINDEX, task->ref);
+    keep_coroutine(task);
     unlink_task(task);
     queue_fini(&task->resumes);
     queue_fini(&task->posts);
@@ -164,7 +182,7 @@ static void task_free(struct task *task)
 /* Closes the coroutine: its pending <close> variables run, under the limits of one run. */
 static void close_coroutine(struct task *task)
 {
-    if (!task->co)
+    if (!task->co || task->returned)
         return;
     task->vm->running = NULL; /* nothing can be posted any more */
     vm_enter(task->vm, task->co, -1);
@@ -186,6 +204,21 @@ struct start {
     const struct batch *batch;
 };
 
+static void get_coroutine(lua_State *L, struct task *task)
+{
+    struct vm *vm = task->vm;
+    if (vm->nidle > 0) {
+        task->ref = vm->idle[--vm->nidle];
+        lua_rawgeti(L, LUA_REGISTRYINDEX, task->ref);
+        task->co = lua_tothread(L, -1);
+        lua_pop(L, 1);
+        return;
+    }
+    lua_State *co = lua_newthread(L);
+    task->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    task->co = co;
+}
+
 /* Makes the coroutine at the first resume and moves the arguments onto it. */
 static int prepare(lua_State *L)
 {
@@ -193,9 +226,7 @@ static int prepare(lua_State *L)
     struct task *task = start->task;
     int extra = 0;
     if (!task->co) {
-        lua_State *co = lua_newthread(L);
-        task->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-        task->co = co;
+        get_coroutine(L, task);
         vm_push_function(L, task->function);
         extra = 1;
     }
@@ -326,6 +357,7 @@ static void run(struct task *task, const struct batch *batch)
     running_ctx = NULL;
     vm->running = NULL;
     task->used_us += vm_leave(vm);
+    task->returned = status == LUA_OK && !*vm->killed;
     settle(task, status, count);
 }
 

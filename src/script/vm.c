@@ -1,7 +1,8 @@
 /* vm.c - a Lua state with limits.
  *
  * Limits. The allocator counts (heap.c). A count hook, inherited by every coroutine, looks at the
- * thread's CPU clock each 10,000 instructions. A run that exceeds a limit is *killed*: the hook
+ * thread's CPU clock each 10,000 instructions; a shorter run is charged by the wall clock, which
+ * costs no system call. A run that exceeds a limit is *killed*: the hook
  * raises, and from then on raises at each instruction, so that no pcall can go on; whoever entered
  * the run sees `killed` even if the script returned as if nothing had been. The hook can't
  * interrupt C: lua/sandbox.lua bounds what company files may give to the string library.
@@ -13,6 +14,7 @@
 
 #include "script/host.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -25,6 +27,7 @@
 #include <time.h>
 
 #define HOOK_EVERY 10000
+#define SHORT_US 1000 /* the most that a run is charged before the hook has seen it */
 #define DEFAULT_MEMORY (64u << 20)
 #define DEFAULT_BURST_MS 50
 #define DEFAULT_TOTAL_MS 1000
@@ -52,6 +55,13 @@ static int64_t cpu_us(void)
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
+/* What the run has used that the hook hasn't seen. */
+static int64_t short_us(const struct vm *vm)
+{
+    int64_t us = clock_mono_us() - vm->wall_us;
+    return us < SHORT_US ? us : SHORT_US;
+}
+
 /* ---- limits ---- */
 
 static void kill_run(struct vm *vm, lua_State *L, const char *what, int64_t amount,
@@ -76,7 +86,10 @@ static void watch(lua_State *L, lua_Debug *ar)
     if (!vm->entered)
         return;
     if (!*vm->killed) {
-        int64_t run = cpu_us() - vm->began_us;
+        int64_t now = cpu_us();
+        if (!vm->began_us)
+            vm->began_us = now - short_us(vm);
+        int64_t run = now - vm->began_us;
         if (vm->heap.full)
             kill_for_memory(vm, L);
         else if (run > vm->may_us)
@@ -118,12 +131,13 @@ void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us)
     vm->may_total_us = used_us < 0 ? 0 : vm->total_us;
     lua_sethook(vm->L, watch, LUA_MASKCOUNT, HOOK_EVERY); /* new threads copy the main one */
     lua_sethook(thread, watch, LUA_MASKCOUNT, HOOK_EVERY);
-    vm->began_us = cpu_us();
+    vm->began_us = 0;
+    vm->wall_us = clock_mono_us();
 }
 
 int64_t vm_leave(struct vm *vm)
 {
-    int64_t run = cpu_us() - vm->began_us;
+    int64_t run = vm->began_us ? cpu_us() - vm->began_us : short_us(vm);
     if (!*vm->killed && heap_is_full(&vm->heap))
         kill_for_memory(vm, NULL);
     vm->entered = NULL;
@@ -303,6 +317,7 @@ struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct er
     vm->L = lua_newstate(heap_alloc, vm);
     if (!vm->L) {
         err_set(err, ERR_LIMIT, "%zu bytes are too little memory for a Lua state", vm->heap.cap);
+        heap_fini(&vm->heap);
         free(vm->lua_dir);
         free(vm);
         return NULL;
@@ -324,6 +339,8 @@ void vm_free(struct vm *vm)
     while (vm->tasks)
         task_cancel(vm->tasks);
     lua_close(vm->L);
+    heap_fini(&vm->heap);
+    free(vm->idle);
     free(vm->lua_dir);
     free(vm);
 }

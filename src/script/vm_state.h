@@ -16,10 +16,13 @@ struct vm {
     int64_t burst_us, total_us;
     struct task *tasks;   /* all that aren't done */
     struct task *running; /* the task whose Lua runs, if it is a task's */
+    int *idle;            /* coroutines that may run again: their places in the registry */
+    size_t nidle, idle_size;
 
     /* The run that is going on, between vm_enter and vm_leave. */
     lua_State *entered;        /* the thread that was entered; NULL: no Lua is running */
-    int64_t began_us, used_us; /* CPU clock at the start; what the task had used before */
+    int64_t wall_us;           /* wall clock at the start */
+    int64_t began_us, used_us; /* CPU clock at the start, 0: not asked; what was used before */
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
     char killed[200]; /* why this run has to end; "" while it may go on */
