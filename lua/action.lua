@@ -179,11 +179,17 @@ local function run_theirs(ctx, action, args)
   context.fail("unavailable", ctx.name .. " was tried eight times")
 end
 
-local function try(ctx, action, args)
+local function try(ctx, action, text)
+  if not action then
+    context.hold("action_missing", "there is no action " .. ctx.name)
+  end
+  local args = json.decode(text)
   arguments.check(ctx.name, action.args, args)
   if action.theirs then
     ctx.effect = action.effect
-    ctx.tries.in_doubt = ctx.tries.in_doubt or action.theirs.in_doubt
+    if action.theirs.in_doubt then
+      ctx.tries.in_doubt = ctx.tries.in_doubt or action.theirs.in_doubt
+    end
     return run_theirs(ctx, action, args)
   end
   return action.run(ctx, args)
@@ -191,7 +197,7 @@ end
 
 local function outcome(ctx, ok, value)
   if ok then
-    return json.encode { ok = value == nil and json.null or value }
+    return '{"ok":' .. json.encode(value) .. "}"
   elseif type(value) == "table" and value.mark == context.FAILED then
     return json.encode { error = { action = ctx.name, code = value.code, message = value.message,
       status = value.status, attempts = value.attempts } }
@@ -202,26 +208,21 @@ local function outcome(ctx, ok, value)
   error(value, 0)
 end
 
---- Runs one call: the ledger's key and policy's facts, the arguments, the event.
----@param call string JSON
+--- Runs one call. Its event and its options are decoded when they are looked at first.
+---@param name string the action
+---@param owner string "instance/run/step"
+---@param shadow string|nil anything: nothing of it may leave
+---@param now string UTC
 ---@param args string JSON
 ---@param event string|nil JSON
 ---@param options string|nil JSON {retries, timeout, in_doubt}, as the author wrote them
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
-function M.run(call, args, event, options)
-  local key = json.decode(call)
-  local ctx = setmetatable({ asked = 0, state = state, name = key.action, key = key,
-    company = state.company, settings = state.settings, event = event and json.decode(event) or {},
-    shadow = key.mode ~= "live" or not key.live, tries = tries.of(options and json.decode(options) or {}),
-    owner = key.instance .. "/" .. key.run .. "/" .. key.step }, context.Context)
+function M.run(name, owner, shadow, now, args, event, options)
+  local ctx = setmetatable({ asked = 0, calls = 0, state = state, name = name, owner = owner,
+    now = now, company = state.company, settings = state.settings, event_text = event,
+    options_text = options, shadow = shadow ~= nil }, context.Context)
   contexts[coroutine.running()] = ctx
-  local action = state.actions[key.action]
-  return outcome(ctx, pcall(function()
-    if not action then
-      context.hold("action_missing", "there is no action " .. key.action)
-    end
-    return try(ctx, action, json.decode(args))
-  end))
+  return outcome(ctx, pcall(try, ctx, state.actions[name], args))
 end
 
 return M

@@ -32,6 +32,13 @@ local checks = {
   end,
 }
 
+-- "time?" -> "time", true
+local kinds = setmetatable({}, { __index = function(known, wanted)
+  local kind, optional = wanted:match "^([%a_]+)(%??)$"
+  known[wanted] = { kind, optional == "?" }
+  return known[wanted]
+end })
+
 local function record(v)
   return type(v) == "table" and (v.id ~= nil or v.phone ~= nil or v.email ~= nil)
 end
@@ -48,10 +55,10 @@ function M.check(action, declared, args)
     end
   end
   for name, wanted in pairs(declared) do
-    local kind, optional = wanted:match "^([%a_]+)(%??)$"
+    local kind, optional = kinds[wanted][1], kinds[wanted][2]
     local value = args[name]
     if value == nil then
-      if optional == "" then
+      if not optional then
         error(action .. ": " .. name .. " is missing", 0)
       end
     elseif not (checks[kind] or record)(value) then

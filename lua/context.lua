@@ -1,6 +1,8 @@
 -- What an action's Lua asks of C, and how it fails. One context per call.
 --
 -- Asks go out by host.post(kind, id, json); the yield returns (id, "ok" | "error", json).
+local tries = require "tries"
+
 local json = host.json
 local M = {}
 
@@ -39,12 +41,31 @@ local function ask(ctx, kind, what)
 end
 
 local Context = {}
-Context.__index = Context
 M.Context = Context
+
+-- What most calls never look at is decoded when they do.
+local late = {
+  event = function(ctx)
+    local text = rawget(ctx, "event_text")
+    return text and json.decode(text) or {}
+  end,
+  tries = function(ctx)
+    local text = rawget(ctx, "options_text")
+    return tries.of(text and json.decode(text) or {})
+  end,
+}
+
+function Context.__index(ctx, name)
+  if late[name] then
+    ctx[name] = late[name](ctx)
+    return ctx[name]
+  end
+  return Context[name]
+end
 
 -- What the author said about tries goes with what is tried.
 local function with_tries(ctx, asked)
-  for name, value in pairs(ctx.tries or {}) do
+  for name, value in pairs(ctx.tries) do
     asked[name] = value
   end
   return asked
@@ -85,7 +106,7 @@ end
 --- counts: the same call then answers by that.
 function Context:keep(id)
   self:query("engine", "select json 'true' from outbound_hold($1::uuid, 'in_doubt')", id)
-  if (self.tries or {}).in_doubt then
+  if self.tries.in_doubt then
     self:query("engine", "select json 'true' from settle_declared($1::uuid, $2)", id,
       self.tries.in_doubt)
     return

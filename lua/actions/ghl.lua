@@ -110,7 +110,7 @@ local function make(ctx, kind, record, wanted, moved)
   local id, existed = ghl.create(ctx, body, record.id, claim.taken_over)
   local row = row_of(kind, x, body, pipeline, stage)
   row.ghl_id, row.contact_id, row.moved, row.conflict = id, contact.id, moved, existed
-  row.moved_at = moved and ctx.key.now or nil
+  row.moved_at = moved and ctx.now or nil
   ghl.store(ctx, row)
   return { id = id, conflict = existed or contact.conflict }
 end
@@ -138,7 +138,7 @@ end
 local function still_wanted(ctx, row, wanted)
   if not wanted.pipeline and not wanted.status and row.status ~= "open" then
     return nil, "it is " .. tostring(row.status)
-  elseif row.moved_at and ctx.key.now and row.moved_at:sub(1, 19) > ctx.key.now:sub(1, 19) then
+  elseif row.moved_at and ctx.now and row.moved_at:sub(1, 19) > ctx.now:sub(1, 19) then
     if not wanted.status then
       return nil, "it was moved by something newer"
     end
@@ -170,7 +170,7 @@ local function shift(ctx, kind, record, row, asked)
     result.skipped = "GHL no longer has it"
   end
   ghl.store(ctx, { of = row.of, of_id = row.of_id, moved = true, status = wanted.status,
-    moved_at = pipeline and ctx.key.now or nil, value = body.monetaryValue,
+    moved_at = pipeline and ctx.now or nil, value = body.monetaryValue,
     job_id = kind == "job" and record.id or nil, pipeline_id = pipeline and pipeline.id,
     pipeline = pipeline and pipeline.name, stage_id = stage and stage.id or nil,
     stage = stage and stage.name or nil })

@@ -41,13 +41,15 @@ struct action {
     struct actions *actions;
     struct action *next, *prev;
     struct generation *generation;
-    struct task *task; // NULL when it has returned
-    struct op *op;     // what its Lua waits for
-    char *key, *name;
+    struct task *task;       // NULL when it has returned
+    struct op *op;           // what its Lua waits for
+    struct action_call call; // its texts are in `texts`, but for args, event and options
+    char *texts;
     action_done_fn *done;
     void *ctx;
     // what is to be reported, from the loop
     enum action_verdict verdict;
+    bool reporting;
     char *text, *until;
 };
 
@@ -152,7 +154,9 @@ static void action_free(struct action *action)
     if (action->op) {
         action->op->action = NULL;
     }
-    loop_undefer(action->actions->engine->loop, action);
+    if (action->reporting) {
+        loop_undefer(action->actions->engine->loop, action);
+    }
     if (action->prev) {
         action->prev->next = action->next;
     } else {
@@ -164,8 +168,7 @@ static void action_free(struct action *action)
     if (--generation->calls == 0 && generation != action->actions->newest) {
         generation_drop(generation);
     }
-    free(action->key);
-    free(action->name);
+    free(action->texts);
     free(action->text);
     free(action->until);
     free(action);
@@ -179,6 +182,7 @@ static void report(void *ctx)
     enum action_verdict verdict = action->verdict;
     char *text = action->text, *until = action->until;
     action->text = action->until = NULL;
+    action->reporting = false;
     action_free(action);
     done(done_ctx, verdict, text, until);
     free(text);
@@ -186,13 +190,20 @@ static void report(void *ctx)
 }
 
 // The verdict is reported from the loop, with nothing of ours on the stack.
+static void finish_with(struct action *action, enum action_verdict verdict, const char *text,
+                        size_t len)
+{
+    action->verdict = verdict;
+    action->text = xstrndup(text, len);
+    action->reporting = true;
+    loop_defer(action->actions->engine->loop, report, action);
+}
+
 static void finish(struct action *action, enum action_verdict verdict, const char *text,
                    const char *until)
 {
-    action->verdict = verdict;
-    action->text = xstrdup(text ? text : "");
     action->until = until ? xstrdup(until) : NULL;
-    loop_defer(action->actions->engine->loop, report, action);
+    finish_with(action, verdict, text ? text : "", text ? strlen(text) : 0);
 }
 
 static const struct {
@@ -246,7 +257,7 @@ static void posted(void *ctx, struct task *task, const struct slice *args, size_
     actions->ops = op;
     op->id = xstrndup(args[1].data, args[1].len);
     op->ask = xstrndup(args[2].data, args[2].len);
-    op->key = xstrdup(action->key);
+    op->key = action_key(actions->engine, actions->live, &action->call);
     op->doc = json_parse(op->ask, args[2].len, NULL);
     must(op->doc != NULL); // lua/action.lua encoded it
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
@@ -258,75 +269,34 @@ static void posted(void *ctx, struct task *task, const struct slice *args, size_
     must(!"an action asks for something unknown");
 }
 
+static bool starts_with(const char *text, size_t len, const char *start)
+{
+    size_t n = strlen(start);
+    return len > n && memcmp(text, start, n) == 0;
+}
+
+// The action's Lua returns canonical JSON: {"ok":…} or {"error":…}, nothing beside it.
 static void task_ended(void *ctx, struct task *task, enum task_status status, const char *result,
                        size_t len)
 {
     struct action *action = ctx;
     (void)task;
     action->task = NULL;
-    struct json *doc = status == TASK_RETURNED ? json_parse(result, len, NULL) : NULL;
-    char *error = doc ? json_encode(doc, "error") : NULL;
-    char *value = doc && !error ? json_encode(doc, "ok") : NULL;
-    if (error) {
-        finish(action, ACTION_FAILED, error, NULL);
-    } else if (doc) {
-        finish(action, ACTION_DONE, value ? value : "null", NULL);
+    static const char ok[] = "{\"ok\":", error[] = "{\"error\":";
+    if (status == TASK_RETURNED && starts_with(result, len, ok)) {
+        finish_with(action, ACTION_DONE, result + strlen(ok), len - strlen(ok) - 1);
+    } else if (status == TASK_RETURNED && starts_with(result, len, error)) {
+        finish_with(action, ACTION_FAILED, result + strlen(error), len - strlen(error) - 1);
     } else { // our own or the company's Lua is wrong: a person repairs it and resumes here
         struct buf why;
         buf_init(&why, 16 << 10);
         buf_adds(&why, "{\"code\":\"action_error\",\"message\":");
         buf_json(&why, result, len > 4000 ? 4000 : len);
         buf_adds(&why, ",\"can\":[\"resume\",\"cancel\"]}");
-        log_error("action", "action raised", "action", action->name, "error", result, NULL);
+        log_error("action", "action raised", "action", action->call.name, "error", result, NULL);
         finish(action, ACTION_HELD, why.data, NULL);
         buf_fini(&why);
     }
-    free(value);
-    free(error);
-    json_free(doc);
-}
-
-static void add_field(struct buf *out, const char *name, const char *value)
-{
-    if (value) {
-        buf_printf(out, ",\"%s\":", name);
-        buf_json(out, value, strlen(value));
-    }
-}
-
-// What the ledger is keyed by and policy goes by; no script can change it.
-static char *key_of(const struct actions *actions, const struct action_call *call)
-{
-    struct buf key;
-    buf_init(&key, 64 << 10);
-    buf_printf(&key, "{\"run\":%d", call->run);
-    add_field(&key, "instance", call->instance);
-    add_field(&key, "step", call->step);
-    add_field(&key, "action", call->name);
-    add_field(&key, "workflow", call->workflow);
-    add_field(&key, "mode", call->mode);
-    add_field(&key, "class", call->class_);
-    add_field(&key, "now", call->now);
-    add_field(&key, "due", call->due);
-    buf_printf(&key, ",\"live\":%s,\"stale_ms\":%lld,\"late_ms\":%lld",
-               actions->live ? "true" : "false",
-               (long long)setting_int(actions->engine->settings, "SYNC_STALE_MS"),
-               (long long)setting_int(actions->engine->settings, "LATE_MS"));
-    buf_adds(&key, ",\"test\":[");
-    char *list = xstrdup(setting(actions->engine->settings, "MOONWRIGHT_TEST_RECIPIENTS"));
-    char *rest = list, *one;
-    bool first = true;
-    while ((one = strsep(&rest, ", ")) != NULL) {
-        if (*one) {
-            buf_adds(&key, first ? "" : ",");
-            buf_json(&key, one, strlen(one));
-            first = false;
-        }
-    }
-    free(list);
-    buf_adds(&key, "]}");
-    must(!key.overflow);
-    return buf_take(&key);
 }
 
 struct action *action_start(struct actions *actions, const struct action_call *call,
@@ -341,16 +311,25 @@ struct action *action_start(struct actions *actions, const struct action_call *c
         action->next->prev = action;
     }
     actions->all = action;
-    action->key = key_of(actions, call);
-    action->name = xstrdup(call->name);
+    action->texts = action_call_copy(&action->call, call);
     action->done = done;
     action->ctx = ctx;
     static const struct task_owner owner = {posted, task_ended};
-    struct slice args[] = {slice_of(action->key),
+    char name[200]; // unique for the step: "instance/run/step"
+    int len = snprintf(name, sizeof(name), "%s/%d/%s", call->instance, call->run, call->step);
+    char *longer = len < (int)sizeof(name)
+                       ? NULL
+                       : xprintf("%s/%d/%s", call->instance, call->run, call->step);
+    bool shadow = !actions->live || !call->mode || strcmp(call->mode, "live") != 0;
+    struct slice args[] = {slice_of(call->name),
+                           {longer ? longer : name, (size_t)len},
+                           slice_of(shadow ? "shadow" : NULL),
+                           slice_of(call->now),
                            {call->args, call->args_len},
                            {call->event, call->event_len},
-                           slice_of(call->options ? call->options : "{}")};
-    action->task = task_start(action->generation->vm, "run", args, 4, &owner, action);
+                           slice_of(call->options)};
+    action->task = task_start(action->generation->vm, "run", args, ARRAY_LEN(args), &owner, action);
+    free(longer);
     return action;
 }
 
@@ -424,7 +403,8 @@ void op_fail(struct op *op, const char *code, int http_status, const char *forma
     if (http_status > 0) {
         buf_printf(&out, ",\"status\":%d", http_status);
     }
-    add_field(&out, "message", message);
+    buf_adds(&out, ",\"message\":");
+    buf_json(&out, message, strlen(message));
     buf_adds(&out, "}");
     op_answer(op, "error", out.data);
     buf_fini(&out);

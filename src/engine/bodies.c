@@ -28,7 +28,7 @@ struct entry {
     struct body body; /* first: a body is its entry */
     struct bodies *bodies;
     struct entry *next;
-    struct waiter *waiters;
+    struct waiter *waiters, **end;
     bool loading, answering;
     int users;
     int64_t used_ms;
@@ -112,22 +112,20 @@ static void drop_unused(struct bodies *b)
     }
 }
 
-/* Hands the body to those who wait, one per turn: each may ask for more. */
+/* Hands the body to all who wait. None of them asks for another from inside. */
 static void answer(void *ctx)
 {
     struct entry *e = ctx;
     e->answering = false;
-    struct waiter *w = e->waiters;
-    if (!w || e->loading)
-        return;
-    e->waiters = w->next;
-    if (e->waiters) {
-        e->answering = true;
-        loop_defer(e->bodies->engine->loop, answer, e);
+    while (e->waiters && !e->loading) {
+        struct waiter *w = e->waiters;
+        e->waiters = w->next;
+        if (!e->waiters)
+            e->end = &e->waiters;
+        e->users++;
+        w->fn(w->ctx, &e->body);
+        free(w);
     }
-    e->users++;
-    w->fn(w->ctx, &e->body);
-    free(w);
 }
 
 static void answer_later(struct entry *e)
@@ -218,16 +216,15 @@ void bodies_get(struct bodies *b, int definition, body_fn *fn, void *ctx)
         e = xcalloc(1, sizeof(*e));
         e->bodies = b;
         e->body.id = definition;
+        e->end = &e->waiters;
         e->next = b->entries;
         b->entries = e;
     }
-    struct waiter *w = xcalloc(1, sizeof(*w)), **end = &e->waiters;
+    struct waiter *w = xcalloc(1, sizeof(*w));
     w->fn = fn;
     w->ctx = ctx;
-    while (*end) {
-        end = &(*end)->next;
-    }
-    *end = w;
+    *e->end = w;
+    e->end = &w->next;
     bool stale = !e->body.vm && e->users == 0 &&
                  (e->used_ms == 0 || clock_mono_ms() - e->used_ms > TRY_AGAIN_MS);
     if (!e->loading && stale)
@@ -247,7 +244,8 @@ void bodies_put(struct bodies *b, struct body *body)
 void bodies_forget(struct bodies *b, void *ctx)
 {
     for (struct entry *e = b->entries; e; e = e->next) {
-        for (struct waiter **p = &e->waiters; *p;) {
+        struct waiter **p = &e->waiters;
+        while (*p) {
             struct waiter *w = *p;
             if (w->ctx == ctx) {
                 *p = w->next;
@@ -256,5 +254,6 @@ void bodies_forget(struct bodies *b, void *ctx)
                 p = &w->next;
             }
         }
+        e->end = p;
     }
 }

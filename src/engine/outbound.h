@@ -33,6 +33,12 @@ struct op {
     void (*step)(struct op *op); // what the timer does
 };
 
+/* action_key.c */
+/* What the ledger is keyed by and policy goes by, as JSON; no script can change it. */
+char *action_key(const struct engine *engine, bool live, const struct action_call *call);
+/* Copies what the key is made of; the texts are in the one block that is returned. */
+char *action_call_copy(struct action_call *to, const struct action_call *call);
+
 /* action.c */
 const struct engine *op_engine(const struct op *op);
 bool op_is_live(const struct op *op); /* this worker may send at all */

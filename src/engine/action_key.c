@@ -1,0 +1,72 @@
+// action_key.c - what an action call is known by: to the ledger, and to policy.
+#include "engine/outbound.h"
+
+#include "base/mem.h"
+#include "engine/settings.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+char *action_call_copy(struct action_call *to, const struct action_call *call)
+{
+    const char *from[] = {call->instance, call->step,   call->name, call->workflow,
+                          call->mode,     call->class_, call->now,  call->due};
+    const char **at[] = {&to->instance, &to->step,   &to->name, &to->workflow,
+                         &to->mode,     &to->class_, &to->now,  &to->due};
+    size_t sizes[ARRAY_LEN(from)], total = 0;
+    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+        sizes[i] = from[i] ? strlen(from[i]) + 1 : 0;
+        total += sizes[i];
+    }
+    char *texts = xmalloc(total), *text = texts;
+    *to = (struct action_call){.run = call->run};
+    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+        if (from[i]) {
+            *at[i] = memcpy(text, from[i], sizes[i]);
+            text += sizes[i];
+        }
+    }
+    return texts;
+}
+
+static void add_field(struct buf *out, const char *name, const char *value)
+{
+    if (value) {
+        buf_printf(out, ",\"%s\":", name);
+        buf_json(out, value, strlen(value));
+    }
+}
+
+// What the ledger is keyed by and policy goes by; no script can change it.
+char *action_key(const struct engine *engine, bool live, const struct action_call *call)
+{
+    struct buf key;
+    buf_init(&key, 64 << 10);
+    buf_printf(&key, "{\"run\":%d", call->run);
+    add_field(&key, "instance", call->instance);
+    add_field(&key, "step", call->step);
+    add_field(&key, "action", call->name);
+    add_field(&key, "workflow", call->workflow);
+    add_field(&key, "mode", call->mode);
+    add_field(&key, "class", call->class_);
+    add_field(&key, "now", call->now);
+    add_field(&key, "due", call->due);
+    buf_printf(&key, ",\"live\":%s,\"stale_ms\":%lld,\"late_ms\":%lld", live ? "true" : "false",
+               (long long)setting_int(engine->settings, "SYNC_STALE_MS"),
+               (long long)setting_int(engine->settings, "LATE_MS"));
+    buf_adds(&key, ",\"test\":[");
+    char *list = xstrdup(setting(engine->settings, "MOONWRIGHT_TEST_RECIPIENTS"));
+    char *rest = list, *one;
+    bool first = true;
+    while ((one = strsep(&rest, ", ")) != NULL) {
+        if (*one) {
+            buf_adds(&key, first ? "" : ",");
+            buf_json(&key, one, strlen(one));
+            first = false;
+        }
+    }
+    free(list);
+    buf_adds(&key, "]}");
+    must(!key.overflow);
+    return buf_take(&key);
+}
