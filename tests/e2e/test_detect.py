@@ -73,6 +73,7 @@ class DetectTest(DatabaseTest):
 
     def write(self, name, text):
         path = os.path.join(self.workflows, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path + ".new", "w") as f:
             f.write(text)
         os.rename(path + ".new", path)
