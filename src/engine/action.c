@@ -113,6 +113,16 @@ bool actions_reload(struct actions *actions, struct err *err)
     return true;
 }
 
+bool actions_on_the_wire(const struct actions *actions)
+{
+    for (const struct op *op = actions->ops; op; op = op->next) {
+        if (op->fetch || op->more) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void actions_stop(struct actions *actions)
 {
     if (!actions) {

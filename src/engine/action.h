@@ -41,6 +41,8 @@ typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *
 
 struct actions *actions_start(const struct engine *engine, struct err *err);
 void actions_stop(struct actions *actions);
+/* A request isn't answered yet, or what became of it isn't written. */
+bool actions_on_the_wire(const struct actions *actions);
 /* Mappings, actions, company, templates. */
 bool actions_reload(struct actions *actions, struct err *err);
 struct action *action_start(struct actions *actions, const struct action_call *call,

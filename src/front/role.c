@@ -26,12 +26,13 @@
 
 #define HEARTBEAT_MS 1000
 #define CLOSE_MS 3000 /* for the last units, at the end */
+#define LOST_MS 10000 /* for the last answers, without a lease */
 
 struct role {
     struct engine engine;
     const char *name;
     char *beat_path;
-    struct loop_timer *beat, *end;
+    struct loop_timer *beat, *end, *leave;
     struct loop_signal *term, *hup;
     struct http_server *http;
     struct hooks *hooks;
@@ -39,7 +40,7 @@ struct role {
     struct sync *sync;
     struct workflow_role *workflow;
     bool draining, closing;
-    int64_t closing_since;
+    int64_t closing_since, lost_since;
     int code;
 };
 
@@ -86,13 +87,22 @@ static void reload(void *ctx)
         workflow_role_reload(r->workflow);
 }
 
-/* Another worker may hold our instances already: nothing may be written any more, so nothing is
- * closed either. The supervisor starts a new life. */
+/* Another worker may hold our instances already: nothing is begun or closed any more. But what
+ * became of the requests on the wire only we get to know, and it is written without a lease. Then
+ * the supervisor starts a new life. */
 static void lost(void *ctx)
 {
-    (void)ctx;
-    log_error("role", "the lease is lost: this worker ends", NULL);
-    _exit(EXIT_AGAIN);
+    struct role *r = ctx;
+    int64_t now = clock_mono_ms();
+    if (r->leave == NULL) {
+        log_error("role", "the lease is lost: this worker ends", NULL);
+        r->leave = loop_timer_new(r->engine.loop, lost, r);
+        r->lost_since = now;
+    }
+    if (r->workflow == NULL || !workflow_role_on_the_wire(r->workflow) ||
+        now - r->lost_since > LOST_MS)
+        _exit(EXIT_AGAIN);
+    loop_timer_set(r->leave, 20);
 }
 
 static void refused(void *ctx, const struct err *err)
@@ -188,6 +198,7 @@ static void close_role(struct role *r)
 {
     if (r->workflow != NULL)
         workflow_role_stop(r->workflow);
+    r->workflow = NULL;
     if (r->sync != NULL)
         sync_stop(r->sync);
     if (r->http != NULL)

@@ -113,6 +113,11 @@ void workflow_role_reload(struct workflow_role *role)
         versions_reload(role->versions);
 }
 
+bool workflow_role_on_the_wire(const struct workflow_role *role)
+{
+    return role->actions != NULL && actions_on_the_wire(role->actions);
+}
+
 void workflow_role_stop(struct workflow_role *role)
 {
     if (role->versions != NULL)

@@ -14,6 +14,8 @@ struct workflow_role *workflow_role_start(struct engine *engine, refused_fn *ref
 /* Begins nothing more; idle is called when nothing is under way. */
 void workflow_role_drain(struct workflow_role *role, loop_fn *idle, void *ctx);
 void workflow_role_reload(struct workflow_role *role); /* looks at the company's files again */
+/* An outcome is still to be written, which needs no lease. */
+bool workflow_role_on_the_wire(const struct workflow_role *role);
 void workflow_role_stop(struct workflow_role *role); /* the lease is given back through the loop */
 
 #endif
