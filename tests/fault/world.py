@@ -171,6 +171,16 @@ class World:
                 self.connect()
             raise
 
+    def insist(self, text):
+        """The same, again and again while the database is away: it must do no harm twice."""
+        def try_it():
+            try:
+                self.sql(text)
+                return True
+            except RuntimeError:
+                return False
+        database.until(try_it, True, 30, text[:80])
+
     def connect(self):
         if self.connection:
             self.connection.close()
@@ -243,9 +253,9 @@ class World:
 
     def decide(self):
         """Two of three are sold, the third is dismissed."""
-        self.sql("update st_estimates set status = case when id %% 1000 %% 3 = 0 then 'Dismissed' "
-                 "else 'Sold' end, sold_on = case when id %% 1000 %% 3 > 0 then business_now() end, "
-                 "modified_on = business_now()" % ())
+        self.insist("update st_estimates set status = case when id % 1000 % 3 = 0 then 'Dismissed' "
+                    "else 'Sold' end, sold_on = case when id % 1000 % 3 > 0 then business_now() end, "
+                    "modified_on = business_now()")
 
     def phone(self, n):
         return "+1212%07d" % (5000000 + n)
