@@ -100,7 +100,7 @@ static const struct setting_info table[] = {
     INT("EVENT_POLL_INTERVAL_MS", "30000", 10, DAY, "how often detection looks without being told"),
     INT("EXECUTE_POLL_INTERVAL_MS", "1000", 10, DAY, "how often due work is looked for"),
     INT("HEALTH_CHECK_INTERVAL_MS", "300000", 100, DAY, "how often the monitor looks"),
-    INT("WORKER_LEASE_MS", "30000", 1000, 10 * MINUTE, "how long a silent worker keeps its work"),
+    INT("WORKER_LEASE_MS", "30000", 4000, 10 * MINUTE, "how long a silent worker keeps its work"),
     INT("INDOUBT_LOOK_MS", "45000", 1, DAY, "first look for a send with no known outcome"),
     INT("INDOUBT_LOOK_AGAIN_MS", "120000", 1, DAY, "second look for it"),
     INT("INDOUBT_EMAIL_MS", "600000", 1, DAY, "how long an e-mail's webhook event is waited for"),
