@@ -257,6 +257,17 @@ describe("a step of own code", function()
     assert.are.equal("got 3", o.result.outcome)
   end)
 
+  it("returns what was recorded, on the first run too", function()
+    local body = [[
+      local shared = { n = 5.0 }
+      local got = step("look", function() return { a = shared, b = shared } end)
+      got.a.n = 6
+      return math.type(got.b.n) .. " " .. got.b.n
+    ]]
+    assert.are.equal("integer 5", run_all(body, {}).result.outcome)
+    assert.are.equal("integer 5", (run_all(body, {}, 1)).result.outcome)
+  end)
+
   it("may not assign outer locals, send or wait", function()
     local o = owner [[ local n = 0 step("q", function() n = 1 end) return n ]]
     assert.is_truthy(o.result.reason.message:find("step 'q' assigned to local 'n': return it instead", 1, true))
