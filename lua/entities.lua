@@ -60,7 +60,7 @@ function M.has(rule, entity)
     or rule.carries ~= nil and rule.carries[entity] == true
 end
 
---- The keys under which a record is found: by id, else (a customer) by its addresses.
+--- The keys under which a record is found: by id, else (a customer that has none) by its addresses.
 ---@param entity string
 ---@param record table|nil
 ---@return table
@@ -71,13 +71,11 @@ function M.keys(entity, record)
     return { entity .. ":" .. tostring(record.id) }
   end
   local keys = {}
-  if entity == "customer" then
-    if record.phone then
-      keys[#keys + 1] = "phone:" .. record.phone
-    end
-    if record.email then
-      keys[#keys + 1] = "email:" .. record.email:lower()
-    end
+  if record.phone then
+    keys[#keys + 1] = "phone:" .. record.phone
+  end
+  if record.email then
+    keys[#keys + 1] = "email:" .. record.email:lower()
   end
   return keys
 end

@@ -1,6 +1,7 @@
 -- wait_for and emit: which events are ours, and events of our own.
 local arguments = require "arguments"
 local durable = require "durable"
+local entities = require "entities"
 local records = require "words.records"
 
 local M = {}
@@ -12,32 +13,16 @@ local raise = durable.raise
 local BUILT_IN = { customer_replied = "customer", customer_opted_out = "customer",
   message_failed = "customer", ghl_contact_created = "customer", task_done = "task" }
 
-local function keys_of(entity, record)
-  if type(record) ~= "table" then
-    return {}
-  elseif record.id then
-    return { entity .. ":" .. tostring(record.id) }
-  end
-  local keys = {}
-  if record.phone then
-    keys[#keys + 1] = "phone:" .. record.phone
-  end
-  if record.email then
-    keys[#keys + 1] = "email:" .. record.email:lower()
-  end
-  return keys
-end
-
 -- The keys under which an event of this type is ours.
 local function wanted_keys(name, of, same)
   local task = durable.task()
   if type(same) == "table" then
     if same.id or same.phone or same.email then
-      return keys_of(of, same)
+      return entities.keys(of, same)
     end
     local keys = {}
     for _, record in ipairs(same) do
-      for _, key in ipairs(keys_of(of, record)) do
+      for _, key in ipairs(entities.keys(of, record)) do
         keys[#keys + 1] = key
       end
     end
@@ -51,13 +36,13 @@ local function wanted_keys(name, of, same)
     raise(name .. " is about a " .. of .. " and " .. tostring(task.event.name)
       .. " carries none; say what both share: same = \"customer\"")
   end
-  return keys_of(entity, record)
+  return entities.keys(entity, record)
 end
 
 -- What an emitted event carries: snapshots by entity, and data.
 local function emitted(name, rule, what)
   local of = rule.of
-  local key = keys_of(of, what[of])[1]
+  local key = entities.keys(of, what[of])[1]
   if not key then
     raise("emit " .. name .. ": say which " .. of .. ': emit("' .. name .. '", { ' .. of .. " = e."
       .. of .. " })")
