@@ -3,7 +3,8 @@
 local M = {}
 
 -- The opcodes that matter; the others are passed over.
-M.MOVE, M.LOADK, M.GETTABUP, M.SETTABUP, M.SETFIELD, M.CALL = 0, 3, 11, 15, 18, 68
+M.MOVE, M.LOADK, M.GETTABUP, M.GETFIELD, M.SETTABUP, M.SETFIELD = 0, 3, 11, 14, 15, 18
+M.CALL, M.TAILCALL = 68, 69
 
 local NO_LINE = -128 -- in lineinfo: the line is in the table of absolute lines
 

@@ -1,6 +1,7 @@
 -- Main module of the detect VM: judges changes and arrivals by the company's rules and workflows.
 --
 --   load(files)      -> what would be put in force, and what is refused and why
+--   loading()        -> the file that was being loaded when the VM was stopped
 --   activate(ids)       the numbers of what is in force now
 --   batch(input)     -> which changes are settled or postponed, and what settle() gets
 --   blame(why)          the evaluation that was killed is left out of the next batch
@@ -8,7 +9,7 @@
 --
 -- Rules, `when` and `key` are evaluated one at a time; what raises becomes a row and holds up
 -- nothing else. An event is made once and looked at by all through a read-only view.
-local files = require "files"
+local candidate = require "candidate"
 local intake = require "intake"
 local judge = require "judge"
 local rules = require "rules"
@@ -34,13 +35,12 @@ end
 -- Loading ----------------------------------------------------------------------------------------
 
 local function declared(name, file)
-  if name == "events" then
-    return { kind = "events" }
-  elseif name == "company" then
-    return { kind = "company" }
+  if candidate.SHARED[name] then
+    return { kind = name }
   end
   local data = workflow.data(file.value)
   data.kind = "workflow"
+  data.calls = file.value.calls
   data.company = { zone = set.company.zone, hours = set.company.hours }
   data.actions = {}
   for namespace, names in pairs(set.actions) do
@@ -54,29 +54,49 @@ local function declared(name, file)
   return data
 end
 
---- @param text string {sources = {path = source}, active = {name = {id, sha256, files}}}
----@return string {put = {{name, sha256, files, declaration, changed}}, still = {name}, refused}
+-- Names without a file here: those this tree had (gone), and those of others (strangers).
+local function missing(input)
+  local gone, strangers = {}, {}
+  for _, name in ipairs(sorted_keys(input.offered or {})) do
+    if not candidate.SHARED[name] and not input.sources["workflows/" .. name .. ".lua"] then
+      gone[#gone + 1] = name
+    end
+  end
+  for _, name in ipairs(sorted_keys(input.active)) do
+    if not candidate.SHARED[name] and not input.sources["workflows/" .. name .. ".lua"] then
+      strangers[#strangers + 1] = name
+    end
+  end
+  return json.array(gone), json.array(strangers)
+end
+
+--- @param text string {sources = {path = source}, active = {name = {id, sha256, trusted, files}},
+--- offered = {name = hash}, used, aside, trusted, starting, bundle}
+---@return string {put = {{name, sha256, files, declaration, api, trusted}}, have = {name = hash}, gone,
+--- strangers, refused, bundle}
 function M.load(text)
   local input = json.decode(text)
-  set = files.load(input.sources, input.active)
-  local put, still = {}, {}
-  local all = { events = set.events_file, company = set.company_file }
+  set = candidate.load(input.sources, input.active, input)
+  local put = {}
+  local all = { events = set.events_file, company = set.company_file, actions = set.bundle }
   for name, file in pairs(set.workflows) do
     all[name] = file
   end
   for _, name in ipairs(sorted_keys(all)) do
     local file = all[name]
-    put[#put + 1] = { name = name, sha256 = file.sha256, files = file.files, api = workflow.api,
-      declaration = declared(name, file), changed = file.id == nil and file.changed ~= false }
-    still[#still + 1] = name
-  end
-  for name in pairs(input.active) do -- a file that is refused isn't gone
-    if not all[name] and input.sources["workflows/" .. name .. ".lua"] then
-      still[#still + 1] = name
+    if file.put then
+      put[#put + 1] = { name = name, sha256 = file.sha256, files = file.files, api = workflow.api,
+        trusted = set.trusted, declaration = declared(name, file) }
     end
   end
-  return json.encode({ put = json.array(put), still = json.array(still),
-    refused = json.array(set.refused) })
+  local gone, strangers = missing(input)
+  return json.encode({ put = json.array(put), have = set.have, gone = gone, strangers = strangers,
+    refused = json.array(set.refused), bundle = set.bundle and set.bundle.files })
+end
+
+--- What was being loaded when the VM was stopped: "file workflows/x.lua".
+function M.loading()
+  return candidate.loading
 end
 
 local function add(lists, key, item)

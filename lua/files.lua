@@ -1,17 +1,14 @@
--- Loads the company's files for detection: events.lua, company.lua and every workflow, each in an
--- environment of its own in which whatever has an effect raises.
-local company = require "company"
+-- Runs one of the company's files for detection, in an environment of its own in which whatever has an
+-- effect raises.
 local inspect = require "inspect"
 local refusal = require "refusal"
-local rules = require "rules"
 local sandbox = require "sandbox"
 local time = require "time"
-local workflow = require "workflow"
 
 local M = {}
 
-local EVENTS, COMPANY = "workflows/events.lua", "workflows/company.lua"
-local NAMESPACES = { "sms", "email", "ghl", "staff", "servicetitan", "agent", "db", "http" }
+--- The namespaces of the actions that ship.
+M.NAMESPACES = { "sms", "email", "ghl", "staff", "servicetitan", "agent", "db", "http" }
 local EFFECTS = { "sleep", "sleep_until", "wait_for", "approve", "start", "call", "audience",
   "start_each", "children", "variant", "fresh", "all", "step", "compensate", "stop", "fail", "note",
   "emit", "random", "setting" }
@@ -20,7 +17,6 @@ local EFFECTS = { "sleep", "sleep_until", "wait_for", "approve", "start", "call"
 -- moment() and date() use.
 M.doing = nil
 M.zone = nil
-M.company = {}
 
 local function complain(word)
   if M.doing then
@@ -52,7 +48,7 @@ end
 -- The words of a file, beside plain Lua. `declare` takes what workflow, events or company was given.
 local function words(actions, declare)
   local api = {}
-  for _, name in ipairs(NAMESPACES) do
+  for _, name in ipairs(M.NAMESPACES) do
     api[name] = namespace(name)
   end
   for name in pairs(actions) do
@@ -122,8 +118,13 @@ function run_file(path, source, loading)
   return chunk()
 end
 
--- Runs a file that must return what `kind` was given. Returns that, and the files it used.
-local function declaration(kind, path, sources, actions)
+--- Runs a file that must return what `kind` was given.
+---@param kind string "workflow"
+---@param path string
+---@param sources table path -> source
+---@param actions table namespace -> anything: of the company's own actions
+---@return table given, table at for refusal.raise, table used the files it used
+function M.declaration(kind, path, sources, actions)
   local given, at
   local used = { [path] = sources[path] }
   local loading = { active = true }
@@ -144,97 +145,6 @@ local function declaration(kind, path, sources, actions)
     error({ refused = true, file = path, line = 1, message = "must return " .. kind .. " { … }" }, 0)
   end
   return given, at, used
-end
-
--- A file as it is now or, when that is refused, as it is in force.
-local function best(name, kind, path, set, check)
-  local function try(sources)
-    local given, at, used = declaration(kind, path, sources, set.actions)
-    return { value = check(given, at, used), files = used,
-      sha256 = host.sha256(host.json.encode({ files = used, api = workflow.api })) }
-  end
-  local old = set.active[name]
-  if set.sources[path] then
-    local ok, result = pcall(try, set.sources)
-    if ok then
-      result.changed = not old or old.sha256 ~= result.sha256
-      return result
-    end
-    set.refused[#set.refused + 1] = refusal.of(path, result)
-  end
-  if old and (set.sources[path] or kind ~= "workflow") then
-    local ok, result = pcall(try, old.files)
-    if ok then
-      result.id = old.id
-      return result
-    end
-    local why = refusal.of(path, result)
-    why.message = "the version in force can't be used either: " .. why.message
-    set.refused[#set.refused + 1] = why
-  end
-end
-
--- The actions of the company: {financing = {"apply"}}.
-local function check_actions(given, at)
-  local names = {}
-  for name, action in pairs(given) do
-    if type(action) ~= "table" or type(action.run) ~= "function" then
-      refusal.raise(at, tostring(name), tostring(name) .. " must be a table with run = function(a, key)")
-    end
-    names[#names + 1] = name
-  end
-  table.sort(names)
-  return names
-end
-
-local function load_actions(set)
-  for path in pairs(set.sources) do
-    local name = path:match "^workflows/actions/([%w_]+)%.lua$"
-    if name then
-      local ok, given, at = pcall(declaration, "actions", path, set.sources, {})
-      local fine, names = ok, given
-      if ok then
-        fine, names = pcall(check_actions, given, at)
-      end
-      set.actions[name] = fine and names or {}
-      if not fine then
-        set.refused[#set.refused + 1] = refusal.of(path, names)
-      end
-    end
-  end
-end
-
---- Loads a set of files.
----@param sources table path -> source, as they are on disk
----@param active table name -> {id, sha256, files}: what is in force
----@return table set {rules, company, workflows = {name = {value, files, sha256, id?}}, refused}
-function M.load(sources, active)
-  local set = { sources = sources, active = active, refused = {}, workflows = {},
-    actions = {} }
-  M.doing = nil
-  load_actions(set)
-  local ours = best("company", "company", COMPANY, set, company.check)
-  set.company, set.company_file = ours and ours.value or {}, ours
-  M.company, M.zone = set.company, set.company.zone
-  local events = best("events", "events", EVENTS, set, rules.check)
-  set.rules, set.events_file = events and events.value or rules.with_builtin({}), events
-  local paths = {}
-  for path in pairs(sources) do
-    local name = path:match "^workflows/([%w_]+)%.lua$"
-    if name and path ~= EVENTS and path ~= COMPANY and not name:match "_spec$" then
-      paths[#paths + 1] = path
-    end
-  end
-  table.sort(paths)
-  for _, path in ipairs(paths) do
-    local name = path:match "([%w_]+)%.lua$"
-    set.workflows[name] = best(name, "workflow", path, set, function(given, at, used)
-      local w = workflow.check(given, set.rules, at)
-      inspect.waits(w, used, set.rules)
-      return w
-    end)
-  end
-  return set
 end
 
 return M

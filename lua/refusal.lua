@@ -64,8 +64,8 @@ end
 ---@return table {file, line, message}
 function M.of(path, err)
   if type(err) == "table" and err.refused then
-    return { file = err.file, line = err.line,
-      message = M.short(err.file) .. ":" .. err.line .. ": " .. err.message }
+    return { file = err.file, line = err.line, message = M.short(err.file)
+      .. (err.line > 0 and ":" .. err.line or "") .. ": " .. err.message }
   end
   local text = type(err) == "table" and tostring(err.message or err.code) or tostring(err)
   local file, line, rest = text:match "^(workflows/[%w_/]+%.lua):(%d+): (.*)$"

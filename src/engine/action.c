@@ -3,7 +3,7 @@
  *     running --asks--> op under way --answers--> running --returns--> reported
  *                            `--verdict (postponed, held, stopping, lease lost)--> reported
  *
- * The action VM is made anew by actions_reload; a call goes on in the one it began in, which is
+ * The action VM is made anew by actions_use; a call goes on in the one it began in, which is
  * freed with its last call. An action is freed when it has been reported or cancelled; its op
  * outlives it until what it knows is written. */
 #include "engine/outbound.h"
@@ -55,26 +55,25 @@ struct action {
 
 // ---- the VM ----------------------------------------------------------------------------------
 
-static struct generation *generation_new(const struct engine *engine, struct err *err)
+static struct generation *generation_new(const struct engine *engine, const char *files,
+                                         struct err *err)
 {
-    char *files = action_files(engine, err);
-    if (!files) {
+    struct vm_options options = {"action", engine->lua_dir, MEMORY, BURST_MS, TOTAL_MS};
+    char *own = files ? NULL : action_sources(engine, err);
+    if (!files && !own) {
         return NULL;
     }
-    struct vm_options options = {.main = "action",
-                                 .lua_dir = engine->lua_dir,
-                                 .memory = MEMORY,
-                                 .burst_ms = BURST_MS,
-                                 .total_ms = TOTAL_MS};
+    char *bundle = action_bundle(engine, files ? files : own);
     struct generation *generation = xcalloc(1, sizeof(*generation));
     generation->vm = vm_new(engine->loop, &options, err);
-    struct slice arg = slice_of(files);
+    struct slice arg = slice_of(bundle);
     if (!generation->vm || !vm_call(generation->vm, "load", &arg, 1, NULL, err)) {
         vm_free(generation->vm);
         free(generation);
         generation = NULL;
     }
-    free(files);
+    free(bundle);
+    free(own);
     return generation;
 }
 
@@ -86,9 +85,17 @@ static void generation_drop(struct generation *generation)
     }
 }
 
-struct actions *actions_start(const struct engine *engine, struct err *err)
+bool actions_check(const struct engine *engine, const char *files, struct err *err)
 {
-    struct generation *generation = generation_new(engine, err);
+    struct generation *generation = generation_new(engine, files, err);
+    bool ok = generation;
+    generation_drop(generation);
+    return ok;
+}
+
+struct actions *actions_start(const struct engine *engine, const char *files, struct err *err)
+{
+    struct generation *generation = generation_new(engine, files, err);
     if (!generation) {
         return NULL;
     }
@@ -101,9 +108,9 @@ struct actions *actions_start(const struct engine *engine, struct err *err)
     return actions;
 }
 
-bool actions_reload(struct actions *actions, struct err *err)
+bool actions_use(struct actions *actions, const char *files, struct err *err)
 {
-    struct generation *generation = generation_new(actions->engine, err);
+    struct generation *generation = generation_new(actions->engine, files, err);
     if (!generation) {
         return false; // the old one goes on
     }

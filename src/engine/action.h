@@ -39,12 +39,15 @@ enum action_verdict {
 typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *text,
                             const char *until);
 
-struct actions *actions_start(const struct engine *engine, struct err *err);
+/* files: mappings, actions, company, templates, as {path: source}; NULL: as they are on disk. */
+struct actions *actions_start(const struct engine *engine, const char *files, struct err *err);
 void actions_stop(struct actions *actions);
 /* A request isn't answered yet, or what became of it isn't written. */
 bool actions_on_the_wire(const struct actions *actions);
-/* Mappings, actions, company, templates. */
-bool actions_reload(struct actions *actions, struct err *err);
+/* Other files from the next call on. False: the old ones go on. */
+bool actions_use(struct actions *actions, const char *files, struct err *err);
+/* Whether files can be loaded at all. */
+bool actions_check(const struct engine *engine, const char *files, struct err *err);
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx);
 void action_cancel(struct action *action); /* nothing is reported; outcomes are still written */

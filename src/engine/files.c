@@ -29,6 +29,9 @@ static bool add_file(struct buf *out, const char *path, bool *found, struct err 
     } else if (len > FILE_MAX) {
         err_set(err, ERR_LIMIT, "%s: larger than 1 MB", path);
         failed = true;
+    } else if (memchr(text, 0, len)) {
+        err_set(err, ERR_INPUT, "%s: it holds a zero byte and is no text", path);
+        failed = true;
     } else {
         *found = buf_json(out, text, len);
     }
@@ -87,25 +90,17 @@ static bool add_folder(struct buf *out, const char *root, const char *folder, st
     return ok;
 }
 
-char *action_files(const struct engine *engine, struct err *err)
+char *action_sources(const struct engine *engine, struct err *err)
 {
     static const char *const folders[] = {"actions", "ghl", "lib", "templates"};
-    static const char *const told[] = {"GHL_LOCATION_ID", "GHL_SYNC_ENABLED",
-                                       "GHL_AUTO_SYNC_ESTIMATES", "MOONWRIGHT_LIVE"};
     struct buf out;
     buf_init(&out, ALL_MAX);
-    buf_adds(&out, "{\"files\":{");
+    buf_addc(&out, '{');
     bool ok = add_named(&out, engine->workflows_dir, "company.lua", err);
     for (size_t i = 0; ok && i < ARRAY_LEN(folders); i++) {
         ok = add_folder(&out, engine->workflows_dir, folders[i], err);
     }
-    buf_adds(&out, "},\"settings\":{");
-    for (size_t i = 0; i < ARRAY_LEN(told); i++) {
-        const char *value = setting(engine->settings, told[i]);
-        buf_printf(&out, "%s\"%s\":", i ? "," : "", told[i]);
-        buf_json(&out, value, strlen(value));
-    }
-    buf_adds(&out, "}}");
+    buf_addc(&out, '}');
     if (ok && out.overflow) {
         ok = err_set(err, ERR_LIMIT, "%s: all files together are larger than 16 MB",
                      engine->workflows_dir);
@@ -113,4 +108,22 @@ char *action_files(const struct engine *engine, struct err *err)
     char *text = ok ? buf_take(&out) : NULL;
     buf_fini(&out);
     return text;
+}
+
+char *action_bundle(const struct engine *engine, const char *files)
+{
+    static const char *const told[] = {"GHL_LOCATION_ID", "GHL_SYNC_ENABLED",
+                                       "GHL_AUTO_SYNC_ESTIMATES", "MOONWRIGHT_LIVE"};
+    struct buf out;
+    buf_init(&out, 2 * (size_t)ALL_MAX);
+    buf_adds(&out, "{\"files\":");
+    buf_adds(&out, files);
+    buf_adds(&out, ",\"settings\":{");
+    for (size_t i = 0; i < ARRAY_LEN(told); i++) {
+        const char *value = setting(engine->settings, told[i]);
+        buf_printf(&out, "%s\"%s\":", i ? "," : "", told[i]);
+        buf_json(&out, value, strlen(value));
+    }
+    buf_adds(&out, "}}");
+    return buf_take(&out);
 }

@@ -88,7 +88,9 @@ void query_start(struct op *op);
 /* indoubt.c: a send whose outcome nobody wrote down. verdict is message_intent's answer. */
 void indoubt_message(struct op *op, const struct json *verdict);
 
-/* files.c: what the action VM is made of, as the JSON of its `load`. Caller frees; NULL: err. */
-char *action_files(const struct engine *engine, struct err *err);
+/* files.c: what the actions are made of, on disk, as {path: source}. Caller frees; NULL: err. */
+char *action_sources(const struct engine *engine, struct err *err);
+/* Those files and the settings that actions see: what the action VM loads. Caller frees. */
+char *action_bundle(const struct engine *engine, const char *files);
 
 #endif

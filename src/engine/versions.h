@@ -3,7 +3,8 @@
  * At the start, and whenever something below workflows_dir changes, all files are loaded into a
  * fresh detect VM. A file that is wrong is refused with its line and reason, and what was in force
  * stays; the others are written to workflow_definitions, each with every module it requires, and
- * become the active version of their name. The new VM then replaces the old one. */
+ * become the active version of their name. The new VM then replaces the old one. What another
+ * daemon puts in force is noticed too. */
 #ifndef ENGINE_VERSIONS_H
 #define ENGINE_VERSIONS_H
 
@@ -15,8 +16,9 @@ struct vm;
 struct versions_events {
     /* A new set is in force; vm is its detect VM and now the receiver's. */
     void (*active)(void *ctx, struct vm *vm);
-    /* Some file changed (a template, a mapping and an action are read by others): reload yours. */
-    void (*changed)(void *ctx);
+    /* Actions, mappings, templates and the company in force, as {path: source}: told before active,
+     * the first time and when they have changed. May be NULL. */
+    void (*actions)(void *ctx, const char *files);
     void *ctx;
 };
 

@@ -42,6 +42,30 @@ static void poke(void *ctx)
         execute_poke(role->execute);
 }
 
+/* Actions, mappings and templates are in force; the first ones begin the rest: nothing is claimed
+ * before it can be run. */
+static void use_actions(void *ctx, const char *files)
+{
+    struct workflow_role *role = ctx;
+    struct err err;
+    if (role->draining)
+        return;
+    if (role->actions != NULL) {
+        if (!actions_use(role->actions, files, &err))
+            log_error("role", "mappings, actions and templates stay as they were", "error",
+                      err.message, NULL);
+        return;
+    }
+    role->actions = actions_start(role->engine, files, &err);
+    if (role->actions == NULL) {
+        role->refused(role->ctx, &err);
+        return;
+    }
+    role->execute = execute_start(role->engine, role->actions, on_lost, role);
+    role->detect = detect_start(role->engine, on_lost, poke, role);
+    worker_on_takeover(role->engine->worker, poke, role);
+}
+
 static void use_versions(void *ctx, struct vm *vm)
 {
     struct workflow_role *role = ctx;
@@ -51,31 +75,14 @@ static void use_versions(void *ctx, struct vm *vm)
         vm_free(vm);
 }
 
-static void reload_actions(void *ctx)
-{
-    struct workflow_role *role = ctx;
-    struct err err;
-    if (!actions_reload(role->actions, &err))
-        log_error("role", "mappings, actions and templates stay as they were", "error", err.message,
-                  NULL);
-}
-
 /* The lease is there: from here on instances may be held. */
 static void on_ready(void *ctx)
 {
     struct workflow_role *role = ctx;
-    const struct versions_events events = {use_versions, reload_actions, role};
+    const struct versions_events events = {use_versions, use_actions, role};
     struct err err;
-    if (role->actions != NULL || role->draining)
+    if (role->versions != NULL || role->draining)
         return;
-    role->actions = actions_start(role->engine, &err);
-    if (role->actions == NULL) {
-        role->refused(role->ctx, &err);
-        return;
-    }
-    role->execute = execute_start(role->engine, role->actions, on_lost, role);
-    role->detect = detect_start(role->engine, on_lost, poke, role);
-    worker_on_takeover(role->engine->worker, poke, role);
     role->versions = versions_start(role->engine, &events, &err);
     if (role->versions == NULL)
         role->refused(role->ctx, &err);

@@ -15,6 +15,7 @@
 #include "script/host.h"
 
 #include "base/clock.h"
+#include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -67,7 +68,8 @@ static int64_t short_us(const struct vm *vm)
 static void kill_run(struct vm *vm, lua_State *L, const char *what, int64_t amount,
                      const char *unit)
 {
-    char place[120] = "";
+    char place[sizeof(vm->place)];
+    snprintf(place, sizeof(place), "%s", vm->place);
     if (L)
         host_where(L, place, sizeof(place));
     snprintf(vm->killed, sizeof(vm->killed), "%s %lld %s%s%s%s", what, (long long)amount, unit,
@@ -96,8 +98,11 @@ static void watch(lua_State *L, lua_Debug *ar)
             kill_run(vm, L, "used more than", vm->may_us / 1000, "ms of CPU without a wait");
         else if (vm->may_total_us && vm->used_us + run > vm->may_total_us)
             kill_run(vm, L, "used more than", vm->may_total_us / 1000, "ms of CPU in all");
-        else
+        else {
+            if (vm->heap.used > vm->heap.cap / 2)
+                host_where(L, vm->place, sizeof(vm->place));
             return;
+        }
     }
     lua_sethook(L, watch, LUA_MASKCOUNT, 1);
     lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1); /* L may be a coroutine of it */
@@ -122,7 +127,7 @@ void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us)
     } else if (vm->heap.used < vm->settled) {
         vm->settled = vm->heap.used;
     }
-    vm->killed[0] = '\0';
+    vm->killed[0] = vm->place[0] = '\0';
     vm->heap.full = false;
     vm->heap.refused = 0;
     vm->entered = thread;
@@ -174,6 +179,16 @@ static bool is_module_name(const char *name, size_t len)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.") == len;
 }
 
+/* Takes a module into the hash of what this vm trusts. */
+static void add_trusted(struct vm *vm, const char *name, const struct buf *text)
+{
+    char digest[65];
+    digest_sha256_hex(text->data ? text->data : "", text->len, digest);
+    char *all = xprintf("%s %s %s", vm->trusted, name, digest);
+    digest_sha256_hex(all, strlen(all), vm->trusted);
+    free(all);
+}
+
 /* Pushes the chunk of a trusted module. */
 static void load_module(lua_State *L, const char *name)
 {
@@ -192,6 +207,8 @@ static void load_module(lua_State *L, const char *name)
     bool read = read_module(path, &text);
     int saved = errno;
     int status = LUA_OK;
+    if (read)
+        add_trusted(vm, name, &text);
     if (read)
         status = luaL_loadbufferx(L, text.data ? text.data : "", text.len, chunk, "t");
     buf_fini(&text);
@@ -348,6 +365,11 @@ void vm_free(struct vm *vm)
 size_t vm_memory(const struct vm *vm)
 {
     return vm->heap.used;
+}
+
+const char *vm_trusted(const struct vm *vm)
+{
+    return vm->trusted;
 }
 
 /* ---- calls ---- */

@@ -35,6 +35,8 @@ struct slice slice_of(const char *text); /* NULL gives {NULL, 0}, which is nil i
 struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err);
 void vm_free(struct vm *vm); /* cancels its tasks */
 size_t vm_memory(const struct vm *vm);
+/* SHA-256 over the trusted modules that it has loaded, 64 hex digits. */
+const char *vm_trusted(const struct vm *vm);
 
 /* Calls main[function](args...), which must not yield. Its first result (a string or nil) is put
  * into out, when out is given. False: err has the message with file and line. */

@@ -13,6 +13,7 @@ struct vm {
     struct loop *loop;
     lua_State *L;
     char *lua_dir;
+    char trusted[65]; /* the hash of the trusted modules so far */
     int64_t burst_us, total_us;
     struct task *tasks;   /* all that aren't done */
     struct task *running; /* the task whose Lua runs, if it is a task's */
@@ -26,6 +27,7 @@ struct vm {
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
     char killed[200]; /* why this run has to end; "" while it may go on */
+    char place[120];  /* where it last was, once it had taken half of the memory */
 };
 
 struct vm *vm_of(lua_State *L);

@@ -1,6 +1,6 @@
 -- What refuses a company file, word for word, and what a good one becomes.
 _G.host = _G.host or require "host"
-local files = require "files"
+local candidate = require "candidate"
 local workflow = require "workflow"
 
 local function read(path)
@@ -28,7 +28,7 @@ local function load_set(more, active)
   for path, source in pairs(more or {}) do
     sources["workflows/" .. path] = source or nil
   end
-  return files.load(sources, active or {})
+  return candidate.load(sources, active or {})
 end
 
 local function refusal(text, path)
@@ -171,9 +171,9 @@ describe("a set of files", function()
     local before = load_set({ ["followup.lua"] = source, ["lib/m.lua"] = "return 1" }).workflows.followup
     local active = { followup = { id = 5, sha256 = before.sha256, files = before.files } }
     local function changed(module)
-      return load_set({ ["followup.lua"] = source, ["lib/m.lua"] = module }, active).workflows.followup.changed
+      return load_set({ ["followup.lua"] = source, ["lib/m.lua"] = module }, active).workflows.followup.put
     end
-    assert.is_false(changed "return 1")
+    assert.is_nil(changed "return 1")
     assert.is_true(changed "return 2")
     assert.are.same({ "workflows/followup.lua", "workflows/lib/m.lua" }, (function()
       local paths = {}
@@ -202,7 +202,7 @@ describe("a set of files", function()
       sources[path] = read(path)
     end
     names:close()
-    local set = files.load(sources, {})
+    local set = candidate.load(sources, {})
     assert.are.same({}, set.refused)
     for _, name in ipairs { "estimate_to_ghl", "estimate_followup_original", "estimate_sold",
       "estimate_lost", "job_opened", "review_original", "install_pipeline", "invoice_tracking",

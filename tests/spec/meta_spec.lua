@@ -4,7 +4,7 @@ _G.host = _G.host or require "host"
 local action = require "action"
 local company = require "company"
 local entities = require "entities"
-local files = require "files"
+local candidate = require "candidate"
 local plain = require "plain"
 local rules = require "rules"
 local sandbox = require "sandbox"
@@ -146,7 +146,7 @@ local function words_of_declarations()
   local company_file = 'return company { zone = "America/New_York" }'
   local events_file, found = "return events {}", { workflow = true }
   local given = given_to(function()
-    local set = files.load({ ["workflows/company.lua"] = company_file,
+    local set = candidate.load({ ["workflows/company.lua"] = company_file,
       ["workflows/events.lua"] = events_file }, {})
     assert.are.same({}, set.refused)
   end)

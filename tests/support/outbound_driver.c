@@ -110,7 +110,7 @@ static void on_reload(void *ctx, struct http_request *request)
 {
     (void)ctx;
     struct err err;
-    bool ok = actions_reload(driver.actions, &err);
+    bool ok = actions_use(driver.actions, NULL, &err);
     struct buf out;
     buf_init(&out, 1 << 16);
     buf_adds(&out, "{\"error\":");
@@ -167,7 +167,7 @@ int main(int argc, char **argv)
     engine->worker = worker_start_for(engine->loop, engine->db, "test",
                                       (int)setting_int(settings, "WORKER_LEASE_MS"), ready, lost,
                                       NULL);
-    driver.actions = actions_start(engine, &err);
+    driver.actions = actions_start(engine, NULL, &err);
     if (!driver.actions) {
         fprintf(stderr, "%s\n", err.message);
         return 2;
