@@ -80,11 +80,13 @@ function Context:message(message)
   return answer
 end
 
---- One HTTP call. Returns {status, body = decoded, shadow}; or nil and {code, status, body, id}.
+--- One HTTP call, known in the ledger by its name `as` (after self.part, where one step does the same
+--- for several records). Returns {status, body = decoded, shadow}; or nil and {code, status, body, id}.
 function Context:call(call)
   local answer, err = ask(self, "call", with_tries(self, {
-    as = call.as, effect = call.effect, method = call.method, path = call.path, url = call.url,
-    authorization = call.authorization, body = call.body and json.encode(call.body) or nil,
+    as = (self.part or "") .. call.as, effect = call.effect, method = call.method,
+    path = call.path, url = call.url, authorization = call.authorization,
+    body = call.body and json.encode(call.body) or nil,
   }))
   local result = answer or err
   local ok, body = pcall(json.decode, result.body or "")
@@ -169,6 +171,11 @@ function Context:map(name, x, of)
     hold("mapping_error", "workflows/ghl/" .. name .. ".lua: map returned no table")
   end
   return body
+end
+
+--- Whether an error is one that a body would be told of.
+function M.failed(err)
+  return type(err) == "table" and err.mark == FAILED
 end
 
 M.FAILED, M.HELD, M.UNKNOWN, M.fail, M.hold = FAILED, HELD, UNKNOWN, fail, hold

@@ -1,10 +1,11 @@
 -- database: engine
 -- What GoHighLevel knows under which id, so that nothing is looked up or made twice, and what other
 -- vendors and our own people leave here. Shadow rows carry ids that begin with 'shadow:' and are
--- seen by shadow instances only.
+-- seen by shadow instances only. Rows without a record of ServiceTitan are what a copy of GHL found
+-- there besides.
 
 create table ghl_contacts (
-  st_customer_id bigint not null,
+  st_customer_id bigint,                 -- null: nobody of ServiceTitan's
   shadow boolean not null default false,
   ghl_id text,                           -- null: being made by `owner`
   owner text,                            -- instance/run/step
@@ -12,15 +13,21 @@ create table ghl_contacts (
   sent_hash text,                        -- of the body GHL has
   conflict boolean not null default false,
   synced_at timestamptz,                 -- business time
-  primary key (st_customer_id, shadow)
+  name text,                             -- as GHL last listed it
+  phone text,
+  email text,
+  tags json,
+  seen_at timestamptz,                   -- business time of that
+  unique (st_customer_id, shadow)
 );
 create index ghl_contacts_id on ghl_contacts (ghl_id);
+create unique index ghl_contacts_unmatched on ghl_contacts (ghl_id) where st_customer_id is null;
 
 -- An opportunity by what it is about: 'estimate', 'job', ... and its id. Several rows may have the
 -- same GHL id where a location allows one opportunity per contact.
 create table ghl_opportunities (
-  of text not null,
-  of_id bigint not null,
+  of text,                               -- null: about nothing of ServiceTitan's
+  of_id bigint,
   shadow boolean not null default false,
   ghl_id text,                           -- null: being made by `owner`
   owner text,
@@ -41,9 +48,11 @@ create table ghl_opportunities (
   moved_at timestamptz,                  -- business time of the step that moved it last
   conflict boolean not null default false,
   synced_at timestamptz,
-  primary key (of, of_id, shadow)
+  seen_at timestamptz,                   -- business time at which GHL last listed it
+  unique (of, of_id, shadow)
 );
 create index ghl_opportunities_id on ghl_opportunities (ghl_id);
+create unique index ghl_opportunities_unmatched on ghl_opportunities (ghl_id) where of is null;
 create index ghl_opportunities_job on ghl_opportunities (st_job_id) where st_job_id is not null;
 create index ghl_opportunities_customer on ghl_opportunities (st_customer_id);
 
@@ -55,6 +64,18 @@ create table ghl_pipelines (
   stages json not null,                  -- [{"id", "name", "position"}]
   fetched_at timestamptz not null default clock_timestamp(),
   primary key (location_id, id)
+);
+
+-- A walk through all that GHL has of a kind, page by page. One that stopped on its way goes on
+-- where it was.
+create table ghl_walks (
+  kind text primary key,                 -- contacts, opportunities
+  owner text not null,                   -- instance/run/step
+  cursor json,                           -- of the next page; null: the first
+  counts jsonb not null default '{}',
+  began_at timestamptz not null,         -- business time
+  touched_at timestamptz not null,       -- real time
+  ended_at timestamptz                   -- business time
 );
 
 create table callrail_calls (
@@ -243,4 +264,216 @@ create function ghl_store_opportunity(p json) returns void language sql as $$
     moved = o.moved or excluded.moved, moved_at = coalesce(excluded.moved_at, o.moved_at),
     conflict = o.conflict or excluded.conflict,
     synced_at = excluded.synced_at
+$$;
+
+-- ---- The copy of what GHL has ------------------------------------------------------------------
+
+-- Begins a walk, or goes on with it: 'go' with the cursor and the time from which on what is found
+-- is newer than what we have; 'wait' while another step walks; 'done' when it had ended.
+create function ghl_walk(p_kind text, p_owner text) returns json language plpgsql as $$
+declare
+  w ghl_walks;
+begin
+  insert into ghl_walks (kind, owner, began_at, touched_at)
+  values (p_kind, p_owner, business_now(), clock_timestamp()) on conflict do nothing;
+  select * into w from ghl_walks where kind = p_kind for update;
+  if w.owner = p_owner and w.ended_at is not null then
+    return json_build_object('verdict', 'done', 'counts', w.counts);
+  elsif w.owner <> p_owner and w.ended_at is null
+        and w.touched_at > clock_timestamp() - interval '2 minutes' then
+    return json_build_object('verdict', 'wait');
+  elsif w.owner <> p_owner then
+    update ghl_walks set owner = p_owner, cursor = null, counts = '{}', began_at = business_now(),
+      touched_at = clock_timestamp(), ended_at = null
+    where kind = p_kind returning * into w;
+  end if;
+  return json_build_object('verdict', 'go', 'cursor', w.cursor, 'at', utc(business_now()));
+end
+$$;
+
+-- After a page: its counts are added. Without a next page the walk is over, and what GHL didn't list
+-- any more and has no record in ServiceTitan is forgotten.
+create function ghl_walk_on(p_kind text, p_owner text, p_cursor json, p_counts json) returns json
+language plpgsql as $$
+declare
+  w ghl_walks;
+begin
+  update ghl_walks set cursor = p_cursor, touched_at = clock_timestamp(),
+    ended_at = case when p_cursor is null then business_now() end,
+    counts = (select jsonb_object_agg(key, value::bigint + coalesce((counts->>key)::bigint, 0))
+              from json_each_text(p_counts))
+  where kind = p_kind and owner = p_owner returning * into w;
+  if not found then
+    return json_build_object('verdict', 'wait');
+  elsif w.ended_at is null then
+    return json_build_object('verdict', 'go', 'cursor', w.cursor, 'at', utc(business_now()));
+  end if;
+  if p_kind = 'contacts' then
+    delete from ghl_contacts where st_customer_id is null and seen_at < w.began_at;
+  else
+    delete from ghl_opportunities where of is null and seen_at < w.began_at;
+  end if;
+  return json_build_object('verdict', 'done', 'counts', w.counts);
+end
+$$;
+
+create function ghl_contact_rows(p json)
+returns table (id text, phone text, email text, name text, tags json, customer bigint)
+language sql immutable as $$
+  select * from json_to_recordset(p) r (id text, phone text, email text, name text, tags json,
+                                        customer bigint)
+$$;
+
+-- One page of contacts, as GHL answered, and whose they are: [{"contact", "customer"}]. What we have
+-- linked stays linked; a customer with a second contact has a conflict.
+create function ghl_take_contacts(p_page json, p_customers json) returns json language plpgsql as $$
+declare
+  v_now timestamptz := business_now();
+  v_counts json;
+  v_page json;
+begin
+  select coalesce(json_agg(r), '[]') into v_page from (select distinct on (c->>'id') c->>'id' as id, c->>'phone' as phone, lower(c->>'email') as email,
+    coalesce(nullif(c->>'contactName', ''), nullif(c->>'name', ''),
+             nullif(btrim(concat_ws(' ', c->>'firstName', c->>'lastName')), '')) as name,
+    c->'tags' as tags,
+    coalesce((select min(k.st_customer_id) from ghl_contacts k where k.ghl_id = c->>'id' and not k.shadow),
+             (m->>'customer')::bigint) as customer
+  from json_array_elements(p_page->'contacts') c
+  left join json_array_elements(p_customers) m on m->>'contact' = c->>'id'
+  where c->>'id' is not null) r;
+
+  -- The links we have are refreshed, and a contact that is the second of its customer shows there.
+  update ghl_contacts k set name = p.name, phone = p.phone, email = p.email, tags = p.tags,
+    seen_at = v_now
+  from ghl_contact_rows(v_page) p where k.ghl_id = p.id and not k.shadow;
+  update ghl_contacts k set conflict = true
+  from ghl_contact_rows(v_page) p where k.st_customer_id = p.customer and not k.shadow and k.ghl_id <> p.id
+    and not k.conflict;
+  -- One that is being made just now is its maker's.
+  with linked as (
+    insert into ghl_contacts (st_customer_id, shadow, ghl_id, synced_at, name, phone, email, tags,
+                              seen_at, conflict)
+    select distinct on (p.customer) p.customer, false, p.id, v_now, p.name, p.phone, p.email, p.tags,
+      v_now, (select count(*) > 1 from ghl_contact_rows(v_page) o where o.customer = p.customer)
+    from ghl_contact_rows(v_page) p where p.customer is not null order by p.customer, p.id
+    on conflict (st_customer_id, shadow) do nothing
+    returning ghl_id
+  )
+  select json_build_object('seen', (select count(*) from ghl_contact_rows(v_page)),
+    'matched', (select count(*) from ghl_contact_rows(v_page) where customer is not null),
+    'linked', (select count(*) from linked)) into v_counts;
+  delete from ghl_contacts k using ghl_contacts o
+  where k.st_customer_id is null and o.ghl_id = k.ghl_id and o.st_customer_id is not null
+    and not o.shadow and k.ghl_id in (select id from ghl_contact_rows(v_page));
+  insert into ghl_contacts (st_customer_id, ghl_id, name, phone, email, tags, synced_at, seen_at)
+  select null, p.id, p.name, p.phone, p.email, p.tags, v_now, v_now from ghl_contact_rows(v_page) p
+  where not exists (select from ghl_contacts k where k.ghl_id = p.id and not k.shadow);
+  return v_counts;
+end
+$$;
+
+create function ghl_opportunity_rows(p json)
+returns table (id text, contact text, name text, pipeline_id text, pipeline text, stage_id text,
+               stage text, status text, value numeric, estimate bigint, job bigint, customer bigint)
+language sql immutable as $$
+  select * from json_to_recordset(p) r (id text, contact text, name text, pipeline_id text,
+    pipeline text, stage_id text, stage text, status text, value numeric, estimate bigint, job bigint,
+    customer bigint)
+$$;
+
+-- One page of opportunities. p_at is before GHL was asked: what we changed since then stays. What
+-- somebody moved in GHL is where they want it, so a sync no longer moves it. p_estimate and p_job
+-- are the ids of the custom fields that say what an opportunity is about.
+create function ghl_take_opportunities(p_page json, p_estimate text, p_job text, p_location text,
+                                       p_at timestamptz) returns json language plpgsql as $$
+declare
+  v_now timestamptz := business_now();
+  v_counts json;
+  v_page json;
+begin
+  select coalesce(json_agg(r), '[]') into v_page from (select distinct on (o->>'id') o->>'id' as id, o->>'contactId' as contact, o->>'name' as name,
+    o->>'pipelineId' as pipeline_id, l.name as pipeline, o->>'pipelineStageId' as stage_id,
+    s->>'name' as stage, o->>'status' as status, (o->>'monetaryValue')::numeric as value,
+    f.estimate, f.job,
+    (select min(k.st_customer_id) from ghl_contacts k
+     where k.ghl_id = o->>'contactId' and not k.shadow) as customer
+  from json_array_elements(p_page->'opportunities') o
+  left join ghl_pipelines l on l.location_id = p_location and l.id = o->>'pipelineId'
+  left join lateral (select s from json_array_elements(l.stages) s
+                     where s->>'id' = o->>'pipelineStageId' limit 1) q (s) on true
+  cross join lateral (
+    select max(v) filter (where id = p_estimate)::bigint as estimate,
+           max(v) filter (where id = p_job)::bigint as job
+    from (select f->>'id' as id, coalesce(f->>'fieldValue', f->>'fieldValueString', f->>'value') as v
+          from json_array_elements(case json_typeof(o->'customFields')
+                                   when 'array' then o->'customFields' end) f) x
+    where v ~ '^[0-9]{1,18}$') f
+  where o->>'id' is not null) r;
+
+  update ghl_opportunities k set seen_at = v_now from ghl_opportunity_rows(v_page) p where k.ghl_id = p.id and not k.shadow;
+  update ghl_opportunities k set name = p.name, pipeline_id = p.pipeline_id, pipeline = p.pipeline,
+    pipeline_stage_id = p.stage_id, stage = p.stage, status = p.status, monetary_value = p.value,
+    ghl_contact_id = p.contact, st_customer_id = coalesce(k.st_customer_id, p.customer),
+    moved = k.moved or k.of is not null
+      and (k.pipeline_stage_id, k.status) is distinct from (p.stage_id, p.status)
+  from ghl_opportunity_rows(v_page) p
+  where k.ghl_id = p.id and not k.shadow and k.owner is null and k.synced_at < p_at
+    and (k.name, k.pipeline_id, k.pipeline_stage_id, k.status, k.monetary_value, k.ghl_contact_id,
+         k.st_customer_id) is distinct from
+        (p.name, p.pipeline_id, p.stage_id, p.status, p.value, p.contact,
+         coalesce(k.st_customer_id, p.customer));
+  update ghl_opportunities k set conflict = true
+  from ghl_opportunity_rows(v_page) p
+  where not k.shadow and k.ghl_id <> p.id and not k.conflict
+    and (k.of = 'estimate' and k.of_id = p.estimate or k.of = 'job' and k.of_id = p.job
+         and p.estimate is null);
+  with linked as (
+    insert into ghl_opportunities (of, of_id, shadow, ghl_id, st_customer_id, st_estimate_id, st_job_id,
+      ghl_contact_id, name, pipeline_id, pipeline, pipeline_stage_id, stage, status, monetary_value,
+      moved, synced_at, seen_at)
+    select distinct on (a.of, a.of_id) a.of, a.of_id, false, p.id, p.customer, p.estimate, p.job,
+      p.contact, p.name, p.pipeline_id, p.pipeline, p.stage_id, p.stage, p.status, p.value, true,
+      v_now, v_now
+    from ghl_opportunity_rows(v_page) p
+    cross join lateral (select case when p.estimate is not null then 'estimate' else 'job' end,
+                               coalesce(p.estimate, p.job)) a (of, of_id)
+    where a.of_id is not null
+      and not exists (select from ghl_opportunities k where k.ghl_id = p.id and not k.shadow
+                      and k.of is not null)
+    order by a.of, a.of_id, p.id
+    on conflict (of, of_id, shadow) do nothing
+    returning ghl_id
+  )
+  select json_build_object('seen', (select count(*) from ghl_opportunity_rows(v_page)),
+    'matched', (select count(*) from ghl_opportunity_rows(v_page) where customer is not null),
+    'linked', (select count(*) from linked)) into v_counts;
+  delete from ghl_opportunities k using ghl_opportunities o
+  where k.of is null and o.ghl_id = k.ghl_id and o.of is not null and not o.shadow
+    and k.ghl_id in (select id from ghl_opportunity_rows(v_page));
+  insert into ghl_opportunities (ghl_id, st_customer_id, ghl_contact_id, name, pipeline_id, pipeline,
+    pipeline_stage_id, stage, status, monetary_value, synced_at, seen_at)
+  select p.id, p.customer, p.contact, p.name, p.pipeline_id, p.pipeline, p.stage_id, p.stage, p.status,
+    p.value, v_now, v_now
+  from ghl_opportunity_rows(v_page) p
+  where not exists (select from ghl_opportunities k where k.ghl_id = p.id and not k.shadow);
+  return v_counts;
+end
+$$;
+
+-- Which of these jobs, [{"id", "estimate"}], have no opportunity in that pipeline yet. One that is
+-- lost or abandoned stays where it is.
+create function ghl_jobs_outside(p_jobs json, p_pipeline text, p_shadow boolean, p_most int)
+returns json language sql stable as $$
+  select coalesce(json_agg(json_build_object('id', id, 'estimate', estimate) order by id)
+                    filter (where n <= p_most), '[]')
+  from (
+    select j.id, j.estimate, row_number() over (order by j.id) as n
+    from json_to_recordset(p_jobs) j (id bigint, estimate bigint)
+    where not exists (
+      select from ghl_opportunities o
+      where o.shadow = p_shadow and o.ghl_id is not null
+        and (o.of = 'job' and o.of_id = j.id or o.of = 'estimate' and o.of_id = j.estimate
+             or o.st_job_id = j.id)
+        and (lower(o.pipeline) = lower(p_pipeline) or o.pipeline_id = p_pipeline
+             or o.status in ('lost', 'abandoned')))) q
 $$;

@@ -3,42 +3,17 @@
 -- A sync makes what is missing and brings names and values up to date; it doesn't move what a move
 -- has placed. A move makes the opportunity only when it says into which pipeline; without one it
 -- moves an open opportunity within its own.
+local context = require "context"
+local copy = require "ghl_copy"
 local ghl = require "ghl"
+local kind_of = require "record_kind"
 local pipelines = require "pipelines"
 
+local JOBS_AT_ONCE = 200 -- of one step; the next one goes on
 local OFF = { ["0"] = true, off = true, ["false"] = true, no = true }
 
 local function switched_off(ctx, name)
   return OFF[(ctx.settings[name] or ""):lower()] and { skipped = name .. " is off" } or nil
-end
-
-local function kind_by_shape(r)
-  if r.subtotal ~= nil and r.is_change_order ~= nil then
-    return "estimate"
-  elseif r.no_charge ~= nil or r.recall_for_id ~= nil then
-    return "job"
-  elseif r.start ~= nil then
-    return "appointment"
-  elseif r.autopay ~= nil then
-    return "membership"
-  elseif r.tags ~= nil or r.do_not_service ~= nil then
-    return "customer"
-  elseif r.balance ~= nil then
-    return "invoice"
-  end
-end
-
-local function kind_of(ctx, record)
-  local kind = kind_by_shape(record)
-  if kind then
-    return kind
-  end
-  for name, one in pairs(ctx.event) do
-    if type(one) == "table" and one.id == record.id and name ~= "old" and name ~= "data" then
-      return name
-    end
-  end
-  error(ctx.name .. ": of must be a record, such as e.estimate or e.job", 0)
 end
 
 -- What the mapping sees: the record and what is around it as ServiceTitan's tables have them now, so
@@ -177,12 +152,12 @@ local function shift(ctx, kind, record, row, asked)
   return result
 end
 
-local function move(ctx, record, wanted)
+local function move(ctx, record, wanted, known)
   local off = switched_off(ctx, "GHL_SYNC_ENABLED")
   if off then
     return off
   end
-  local kind = kind_of(ctx, record)
+  local kind = known or kind_of(ctx, record)
   local row = ghl.find(ctx, keys_of(kind, record))
   if not row then
     if not wanted.pipeline then
@@ -224,6 +199,10 @@ local function sync_customer(ctx, a)
 end
 
 local function add_tag(ctx, a)
+  local off = switched_off(ctx, "GHL_SYNC_ENABLED")
+  if off then
+    return off
+  end
   local contact, why = ghl.contact(ctx, around(ctx, "customer", a.customer))
   if not contact then
     return { skipped = why }
@@ -242,7 +221,42 @@ local function named_place(ctx, name)
   return places[name]
 end
 
+local function copied(what)
+  return function(ctx)
+    return switched_off(ctx, "GHL_SYNC_ENABLED") or copy[what](ctx)
+  end
+end
+
+-- Install jobs under way whose opportunity isn't where installs are: what was missed while nobody
+-- looked. One that GHL refuses doesn't keep the others from moving.
+local function move_install_jobs(ctx)
+  local place = named_place(ctx, "install")
+  local jobs = ctx:query("servicetitan", "select open_jobs_of_class($1)", place.class or "Install")
+  jobs = ctx:query("engine", "select ghl_jobs_outside($1::json, $2, $3::boolean, $4::int)",
+    host.json.array(jobs), place.pipeline, ctx.shadow, JOBS_AT_ONCE)
+  local done = { moved = 0, skipped = 0, failed = 0 }
+  for _, job in ipairs(jobs) do
+    ctx.part = "job " .. job.id .. " "
+    local record = { id = job.id, created_from_estimate_id = job.estimate }
+    local ok, result = pcall(move, ctx, record, place, "job")
+    if not ok and not context.failed(result) then
+      error(result, 0)
+    end
+    local what = not ok and "failed" or result.skipped and "skipped" or "moved"
+    done[what] = done[what] + 1
+    done.message = done.message or not ok and result.message or nil
+  end
+  return done
+end
+
+local function process_install_job_moves(ctx)
+  return switched_off(ctx, "GHL_SYNC_ENABLED") or move_install_jobs(ctx)
+end
+
 return {
+  ["ghl.sync_contacts_from_ghl"] = { args = {}, run = copied "contacts" },
+  ["ghl.sync_opportunities_from_ghl"] = { args = {}, run = copied "opportunities" },
+  ["ghl.process_install_job_moves"] = { args = {}, run = process_install_job_moves },
   ["ghl.sync_customer_to_ghl"] = { run = sync_customer,
     args = { customer = "customer", pipeline = "string?", stage = "string?" } },
   ["ghl.sync_estimate_to_ghl"] = { run = sync_estimate,

@@ -83,6 +83,20 @@ function email.send(options) end
 ---@class GhlInstall: Step
 ---@field job Job
 
+---@class GhlAll: Step
+
+---@class GhlCopied
+---@field seen? integer
+---@field matched? integer of whom ServiceTitan knows the customer
+---@field linked? integer of those, the ones that weren't known before
+---@field skipped? string why nothing was done
+
+---@class GhlMoved
+---@field moved? integer
+---@field skipped? integer|string
+---@field failed? integer
+---@field message? string of the first that failed
+
 ---@class GhlTag: Step
 ---@field customer Customer
 ---@field tag string
@@ -113,6 +127,21 @@ function ghl.move_opportunity_to_install_pipeline(options) end
 ---@param options GhlTag
 ---@return GhlResult
 function ghl.add_tag(options) end
+
+---Copies all contacts of GHL and finds out whose they are.
+---@param options GhlAll
+---@return GhlCopied
+function ghl.sync_contacts_from_ghl(options) end
+
+---Copies all opportunities of GHL: what was moved there is known here.
+---@param options GhlAll
+---@return GhlCopied
+function ghl.sync_opportunities_from_ghl(options) end
+
+---Moves install jobs that aren't over, whose opportunity isn't in the pipeline of installs yet.
+---@param options GhlAll
+---@return GhlMoved
+function ghl.process_install_job_moves(options) end
 
 -- Time ---------------------------------------------------------------------------------------------
 

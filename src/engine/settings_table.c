@@ -72,8 +72,8 @@ static const struct setting_info table[] = {
     /* GoHighLevel */
     SECRET("GHL_API_KEY", "ghl", "Private Integration Token"),
     TEXT("GHL_LOCATION_ID", "", "ghl", "the location's id"),
-    SWITCH("GHL_SYNC_ENABLED", "1", "0: no GHL call is made"),
-    SWITCH("GHL_AUTO_SYNC_ESTIMATES", "1", "0: estimates are not put into GHL by themselves"),
+    SWITCH("GHL_SYNC_ENABLED", "1", "0: ghl.* does nothing, and says so in its step"),
+    SWITCH("GHL_AUTO_SYNC_ESTIMATES", "1", "0: so does ghl.sync_estimate_to_ghl"),
     URL("GHL_BASE_URL", "https://services.leadconnectorhq.com", "", "API base"),
     TEXT("GHL_API_VERSION", "2021-07-28", "", "sent as Version"),
     TEXT("GHL_WEBHOOK_PUBLIC_KEY", "", "", "Ed25519 key of GHL's webhooks"),
