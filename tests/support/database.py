@@ -192,6 +192,24 @@ class DatabaseTest(unittest.TestCase):
     def sql(self, text):
         return self.database.sql(text)
 
+    def overlap(self, first, then):
+        """Two things at once: `then`, SQL or a function, begins while the unit `first` is open, and
+        comes to its end or to a lock before that commits. Returns what each gave."""
+        unit, said = self.database.connect(), []
+        begun = unit.sql("begin; " + first)
+        thread = threading.Thread(
+            target=lambda: said.append(then() if callable(then) else self.sql(then)))
+        thread.start()
+        until(lambda: not thread.is_alive() or self.waiting() > 0, True, what="both are under way")
+        unit.sql("commit")
+        thread.join()
+        return begun, *said
+
+    def waiting(self):
+        """How many wait for a lock."""
+        return int(self.sql("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+                            " and datname = current_database()"))
+
     def wait(self, question, wanted, seconds=None):
         try:
             until(lambda: self.sql(question), wanted, seconds, question)
