@@ -192,15 +192,17 @@ class DatabaseTest(unittest.TestCase):
     def sql(self, text):
         return self.database.sql(text)
 
-    def overlap(self, first, then):
+    def overlap(self, first, then, hold=0):
         """Two things at once: `then`, SQL or a function, begins while the unit `first` is open, and
-        comes to its end or to a lock before that commits. Returns what each gave."""
+        comes to its end or to a lock before that commits, `hold` seconds later. Returns what
+        each gave."""
         unit, said = self.database.connect(), []
         begun = unit.sql("begin; " + first)
         thread = threading.Thread(
             target=lambda: said.append(then() if callable(then) else self.sql(then)))
         thread.start()
         until(lambda: not thread.is_alive() or self.waiting() > 0, True, what="both are under way")
+        time.sleep(hold)
         unit.sql("commit")
         thread.join()
         return begun, *said
