@@ -2,8 +2,6 @@
 import json
 import os
 import sys
-import threading
-import time
 import unittest
 import uuid
 
@@ -142,13 +140,8 @@ class SettleTest(DatabaseTest):
         self.settle([e], [first])
         worker = self.hold(first)
         batch = {**EMPTY, "events": [f], "starts": [second]}
-        ends = threading.Thread(target=self.sql, args=(
-            "begin; select finish('%s', array['%s'::uuid], '{}'); select pg_sleep(0.5); commit"
-            % (worker, first["instance"]),))
-        ends.start()
-        time.sleep(0.2)
-        self.sql("select lock_gate(); select settle(%s::json)" % literal(batch))
-        ends.join()
+        self.overlap("select finish('%s', array['%s'::uuid], '{}')" % (worker, first["instance"]),
+                     "begin; select lock_gate(); select settle(%s::json); commit" % literal(batch))
         self.assertEqual(second["instance"], self.sql(
             "select instance_id from workflow_queue where business_key is not null and due is not null"))
 
@@ -158,13 +151,8 @@ class SettleTest(DatabaseTest):
         self.settle([e], [first])
         worker = self.hold(first)
         batch = {**EMPTY, "events": [f], "starts": [second]}
-        queues = threading.Thread(target=self.sql, args=(
-            "begin; select lock_gate(); select settle(%s::json); select pg_sleep(0.5); commit"
-            % literal(batch),))
-        queues.start()
-        time.sleep(0.2)
-        self.sql("select finish('%s', array['%s'::uuid], '{}')" % (worker, first["instance"]))
-        queues.join()
+        self.overlap("select lock_gate(); select settle(%s::json)" % literal(batch),
+                     "select finish('%s', array['%s'::uuid], '{}')" % (worker, first["instance"]))
         self.assertEqual(second["instance"], self.sql(
             "select instance_id from workflow_queue where business_key is not null and due is not null"))
 
@@ -284,12 +272,7 @@ class SettleTest(DatabaseTest):
         stop = event("estimate_approved", "estimate", 7, "2026-06-03T10:00:00Z")
         release = json.dumps([{"instance": s["instance"], "state": "sleeping",
                                "due": "2030-01-01T00:00:00Z", "reason": None}])
-        releases = threading.Thread(target=self.sql, args=(
-            "begin; select release('%s', '%s'); select pg_sleep(0.5); commit" % (worker, release),))
-        releases.start()
-        time.sleep(0.2)
-        self.settle([stop])
-        releases.join()
+        self.overlap("select release('%s', '%s')" % (worker, release), lambda: self.settle([stop]))
         self.assertEqual("t", self.due(s))
 
     def test_a_wait_registered_at_the_same_time_misses_no_event(self):
@@ -299,22 +282,16 @@ class SettleTest(DatabaseTest):
             "i": 0, "kind": "event", "instance": s["instance"], "run": 1, "branch": "", "ordinal": 1,
             "seq": 1, "name": "wait_for#1", "hash": "x", "input": {}, "deadline": None, "release": True,
             "types": [{"type": "estimate_approved", "keys": ["estimate:7"]}], "judged": False}])
-        waits = ("begin; select lock_gate(); select pg_sleep(%s); select result from suspend('%s', '%s');"
-                 "commit")
+        waits = "select lock_gate(); select result from suspend('%s', '%s')" % (worker, spec)
         batch = {**EMPTY, "events": [event("estimate_approved", "estimate", 7, "2026-06-03T10:00:00Z")]}
-        settles = "begin; select lock_gate(); select pg_sleep(%s); select settle(%s::json); commit"
+        settles = "select lock_gate(); select settle(%s::json)" % literal(batch)
         for wait_first in (True, False):
             with self.subTest(wait_first=wait_first):
-                said = {}
-                both = [threading.Thread(target=lambda k, q: said.update({k: self.sql(q)}), args=a) for a in (
-                    ("wait", waits % (0.4 if wait_first else 0, worker, spec)),
-                    ("settle", settles % (0 if wait_first else 0.4, literal(batch))))]
-                for t in both if wait_first else reversed(both):
-                    t.start()
-                    time.sleep(0.15)
-                for t in both:
-                    t.join()
-                decided = "done" in said["wait"]
+                if wait_first:
+                    said, _ = self.overlap(waits, "begin; %s; commit" % settles)
+                else:
+                    _, said = self.overlap(settles, "begin; %s; commit" % waits)
+                decided = "done" in said
                 self.assertTrue(decided or self.due(s) == "t", said)
                 self.assertEqual(not wait_first, decided)
                 self.sql("truncate events, event_keys, workflow_subscriptions, workflow_waits,"
@@ -328,14 +305,9 @@ class SettleTest(DatabaseTest):
         first = {**EMPTY, "events": [made],
                  "starts": [start(made, stops=[("estimate_approved", "estimate:7", False)])]}
         second = {**EMPTY, "events": [stop]}
-        unit = "begin; select lock_gate(); select settle(%s::json); select pg_sleep(0.4); commit"
-        for batches in ((first, second), (second, first)):
-            both = [threading.Thread(target=self.sql, args=(unit % literal(b),)) for b in batches]
-            for t in both:
-                t.start()
-                time.sleep(0.1)
-            for t in both:
-                t.join()
+        unit = "select lock_gate(); select settle(%s::json)"
+        for one, other in ((first, second), (second, first)):
+            self.overlap(unit % literal(one), "begin; %s; commit" % unit % literal(other))
             self.assertIn(self.sql("select count(*) from workflow_queue q where not stop_pending(q.instance_id)"),
                           ("0",))
             self.sql("truncate events, event_keys, workflow_queue, workflow_instances,"

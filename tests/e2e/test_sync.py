@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import unittest
 
@@ -216,22 +215,15 @@ class SyncTest(DatabaseTest):
         self.assertEqual(["estimate 1 ->Sold"], self.changes())
         self.assertEqual("0", self.sql("select count(*) from st_rejects"))
 
-    def sync_behind_a_writer(self, update):
+    def sync_behind(self, update):
         """The sync reads the row, then waits for a writer who commits this update."""
-        writer = self.database.connect()
-        writer.sql("begin; " + update)
-        thread = threading.Thread(target=self.sync, args=("estimates",))
-        thread.start()
-        self.wait("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-                  " and application_name = 'sync driver' and datname = current_database()", "1")
-        writer.sql("commit")
-        thread.join()
+        self.overlap(update, lambda: self.sync("estimates"))
 
     def test_concurrent_writers_make_one_edge(self):
         self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
         self.sql("truncate changes")
         self.st.add("estimates", estimate(1, "Sold", T2))
-        self.sync_behind_a_writer("update st_estimates set status = 'Sold', sold_on = '%s',"
+        self.sync_behind("update st_estimates set status = 'Sold', sold_on = '%s',"
                                   " modified_on = '%s' where id = 1" % (T2, T2))
         edges = [c for c in self.changes() if c == "estimate 1 Open>Sold"]
         self.assertEqual(1, len(edges), self.changes())
@@ -240,7 +232,7 @@ class SyncTest(DatabaseTest):
         self.sql("insert into st_estimates (id, status, modified_on) values (1, 'Open', '%s')" % T0)
         self.sql("truncate changes")
         self.st.add("estimates", estimate(1, "Dismissed", T1))
-        self.sync_behind_a_writer("update st_estimates set status = 'Sold', sold_on = '%s',"
+        self.sync_behind("update st_estimates set status = 'Sold', sold_on = '%s',"
                                   " modified_on = '%s' where id = 1" % (T2, T2))
         self.assertEqual(["estimate 1 Open>Sold"], self.changes())
         self.assertEqual("Sold", self.sql("select status from st_estimates"))
