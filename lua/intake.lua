@@ -20,13 +20,14 @@ local function fact_of(change, rule, now)
     return ok, not ok and edge or nil
   end
   local at, weak = rules.exact(now), false
-  if rule.source ~= "deleted" then
+  local told = rule.source ~= "deleted" or change.new ~= nil -- by the vendor, with its time
+  if told then
     ok, at, weak = pcall(rules.time_of, rule, change.new, change.modified_on or now)
     if not ok then
       return false, "events.lua: " .. rule.name .. ": at: " .. judge.message_of(at)
     end
   end
-  local silent = rule.source ~= "deleted" and change.live_since ~= nil
+  local silent = told and change.live_since ~= nil
     and at < rules.exact(change.live_since)
   if silent and not world.historic[rule.name] then
     return true, nil

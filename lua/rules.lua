@@ -231,6 +231,15 @@ local function matches(rule, row)
   return true
 end
 
+-- What ServiceTitan deletes it keeps as inactive. An inactive customer may be a merged one and isn't
+-- the end of anything; a cancelled appointment says so itself.
+local ENDS = { estimate = true, job = true, invoice = true, appointment = true }
+
+local function is_gone(entity, old, new)
+  return new == nil or (ENDS[entity] and old.active ~= false and new.active == false
+    and new.status ~= "Canceled")
+end
+
 --- Whether a change shows the fact of a rule. An insert is an edge from nothing.
 ---@param rule table
 ---@param old table|nil
@@ -238,7 +247,7 @@ end
 ---@return boolean
 function M.is_edge(rule, old, new)
   if rule.source == "deleted" then
-    return new == nil and old ~= nil
+    return old ~= nil and is_gone(rule.of, old, new)
   elseif not new then
     return false
   elseif rule.source == "created" then

@@ -149,6 +149,22 @@ describe("a change", function()
     assert.are.same({ { entity = "estimate", id = "7", event = out.events[1].id } }, out.deleted)
   end)
 
+  it("that makes a row inactive is its deletion, but for customers and what is cancelled", function()
+    local gone = { active = false }
+    for k, v in pairs(OPEN) do
+      gone[k] = v
+    end
+    local out = batch { changes = { change(OPEN, gone) } }
+    assert.are.equal("estimate_deleted", types(out))
+    assert.are.same({ { entity = "estimate", id = "7", event = out.events[1].id } }, out.deleted)
+    assert.are.same({}, batch { changes = { change(gone, gone) } }.deleted)
+    local visit = { entity = "appointment", entity_id = "3", snapshot = {} }
+    assert.are.same({}, batch { changes = { change({ id = 3, active = true },
+      { id = 3, active = false, status = "Canceled" }, visit) } }.deleted)
+    assert.are.same({}, batch { changes = { change({ id = 1, active = true }, { id = 1, active = false },
+      { entity = "customer", entity_id = "1", snapshot = {} }) } }.deleted)
+  end)
+
   it("that merges a customer says so", function()
     local was, is = { id = 1, name = "Ann" }, { id = 1, name = "Ann", merged_to_id = 2 }
     local out = batch { changes = { change(was, is, { entity = "customer", entity_id = "1", snapshot = {} }) } }
