@@ -219,6 +219,7 @@ end
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
 function M.run(name, owner, shadow, now, args, event, options)
   local ctx = setmetatable({ asked = 0, calls = 0, state = state, name = name, owner = owner,
+    instance = owner:match "^[^/]*",
     now = now, company = state.company, settings = state.settings, event_text = event,
     options_text = options, shadow = shadow ~= nil }, context.Context)
   contexts[coroutine.running()] = ctx

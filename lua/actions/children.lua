@@ -4,7 +4,7 @@ local json = host.json
 local SQL = "select start_child($1::uuid, $2, $3, $4::json, $5::boolean)"
 
 local function start(ctx, a)
-  local answer = ctx:query("own", SQL, ctx.key.instance, ctx.owner, a.workflow, json.encode(a.e),
+  local answer = ctx:query("own", SQL, ctx.instance, ctx.owner, a.workflow, json.encode(a.e),
     a.detached or false)
   if answer.refused then
     ctx:hold("workflow_missing", ctx.name .. ": " .. answer.refused)

@@ -6,7 +6,7 @@ return {
     args = { event = "string", of = "string", of_id = "string", payload = "table" },
     run = function(ctx, a)
       return ctx:query("own", "select emit_event($1::uuid, $2, $3, $4, $5, $6::json)",
-        ctx.key.instance, ctx.owner, a.event, a.of, a.of_id, json.encode(a.payload))
+        ctx.instance, ctx.owner, a.event, a.of, a.of_id, json.encode(a.payload))
     end,
   },
 }
