@@ -406,7 +406,8 @@ begin
   perform stop_instance(x.id, 'deleted', x.event)
   from (select distinct on (i.id) i.id, d.event
         from json_to_recordset(list) as d (entity text, id text, event uuid)
-        join events e on e.entity = d.entity and e.entity_id = d.id
+        join events x on x.id = d.event
+        join events e on e.entity = d.entity and e.entity_id = d.id and e.settled < x.settled
         join workflow_instances i on i.event_id = e.id
         where d.event = any(fresh) and i.finished_at is null
         order by i.id) x;
@@ -529,12 +530,13 @@ begin
     fresh := settle_events(batch->'events', base);
     if cardinality(fresh) > 0 then
       woken := settle_wakes(batch->'events', fresh, base);
-      perform settle_deleted(batch->'deleted', fresh);
     end if;
   end if;
   if json_array_length(batch->'starts') > 0 then
     starts := settle_starts(batch->'starts', fresh);
   end if;
+  -- Behind the starts: what was made and deleted in one batch isn't followed up either.
+  perform settle_deleted(batch->'deleted', fresh);
   raised := settle_errors(batch, fresh);
   insert into daily_rules as d (rule, day)
   select x.rule, x.day from json_to_recordset(batch->'daily') as x (rule text, day date)

@@ -323,6 +323,15 @@ class SettleTest(DatabaseTest):
             "select state, reason->>'name', due <= clock_timestamp() from workflow_queue"))
         self.assertEqual(s["instance"], self.sql("select instance_id from workflow_queue"))
 
+    def test_what_was_made_and_deleted_in_one_batch_ends_but_not_what_the_deletion_starts(self):
+        made = event("estimate_created", "estimate", 7, "2026-06-01T10:00:00Z")
+        gone = event("estimate_deleted", "estimate", 7, "2026-06-04T10:00:00Z")
+        self.settle([made, gone], [start(made), start(gone, "tidy")],
+                    deleted=[{"entity": "estimate", "id": "7", "event": gone["id"]}])
+        self.assertEqual(["follow|stopping", "tidy|pending"], self.rows(
+            "select workflow, q.state from workflow_instances i join workflow_queue q"
+            " on q.instance_id = i.id order by 1"))
+
     def test_a_merge_takes_subscriptions_keys_and_instances_along(self):
         e = event("customer_replied", "customer", 1, "2026-06-01T10:00:00Z", customer=1)
         self.settle([e], [start(e, key="customer:1", stops=[("customer_opted_out", "customer:1", False)])])
