@@ -20,6 +20,7 @@ import uuid
 sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SERVER = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
+POOLER = os.environ.get("MOONWRIGHT_TEST_POOLER_URL", "")  # how what is tested gets there, if set
 ALL = ("servicetitan", "engine")
 patience = 60  # seconds: more than the slowest machine needs, as nothing waits longer than it must
 
@@ -74,7 +75,7 @@ class Database:
 
     def __init__(self, kinds=ALL, more=""):
         self.name = "test_" + uuid.uuid4().hex[:12]
-        self.url = url_of(self.name)
+        self.url = url_of(self.name, POOLER or SERVER)
         self.own, self.opened = threading.local(), []
         server = Connection(SERVER)
         try:
@@ -85,7 +86,7 @@ class Database:
 
     def connect(self):
         """A connection that ends with the database, for what has to stay open."""
-        self.opened.append(Connection(self.url))
+        self.opened.append(Connection(url_of(self.name)))
         return self.opened[-1]
 
     def sql(self, text):
@@ -106,9 +107,9 @@ class Database:
         server.close()
 
 
-def url_of(name):
+def url_of(name, server=None):
     return " ".join("dbname=" + name if field.startswith("dbname=") else field
-                    for field in SERVER.split())
+                    for field in (server or SERVER).split())
 
 
 def template(server, kinds, more):

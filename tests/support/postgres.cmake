@@ -3,6 +3,7 @@
 string(SHA1 postgres_name "${CMAKE_BINARY_DIR}")
 string(SUBSTRING "${postgres_name}" 0 10 postgres_name)
 set(postgres_folder "/tmp/moonwright-test-${postgres_name}")
+include(fault/pooled.cmake)
 
 get_property(tests_of_this_folder DIRECTORY PROPERTY TESTS)
 set_property(TEST ${tests_of_this_folder} APPEND PROPERTY FIXTURES_REQUIRED postgres)
