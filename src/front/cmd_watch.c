@@ -44,9 +44,15 @@ static const char news[] =
     "   m.workflow || coalesce(', ' || m.rule, '') end || case when m.shadow then ' (shadow)' else"
     "   '' end, null, 3 from since, messaging_log m where m.state <> 'intent' and"
     "   coalesce(m.outcome_at, m.intended_at) > since.at"
+    " union all select 'r' || d.id, business_of(d.at), 'raised', d.message || ' (' ||"
+    "   concat_ws(' ', d.entity, d.entity_id) || ')', null, 6 from since, detect_errors d"
+    "   where d.resolved_at is null and d.at > since.at"
+    " union all select 'a' || a.id, business_of(a.first_at), 'alert', a.message, null, 7"
+    "   from since, system_alerts a where a.first_at > since.at"
     " union all select 'o' || o.id || o.state, o.at, o.provider, o.method || ' ' ||"
     "   regexp_replace(o.url, '^https?://[^/]+', '') || ' ' || coalesce(o.http_status::text,"
-    "   o.state) || ' (' || coalesce(o.workflow, '') || ')', null, 4 from since, outbound_log o"
+    "   o.state) || ' (' || coalesce(o.workflow, '') || case when o.shadow then ', shadow)'"
+    "   else ')' end, null, 4 from since, outbound_log o"
     "   where o.state <> 'intent' and coalesce(o.outcome_at, o.intended_at) > since.at"
     " union all select 'f' || i.id, i.finished_at, 'ends', i.workflow || ': ' || i.state ||"
     "   coalesce(', ' || coalesce(i.reason, i.error, i.outcome), ''), null, 5"
@@ -80,9 +86,10 @@ static const char *colour(const struct watch_state *w, const char *kind)
 {
     static const struct {
         const char *kind, *code;
-    } colours[] = {{"event", "\033[36m"}, {"starts", "\033[34m"}, {"waits", "\033[2m"},
-                   {"text", "\033[32m"},  {"e-mail", "\033[32m"}, {"ghl", "\033[35m"},
-                   {"ends", "\033[2m"},   {"held", "\033[31m"},   {"in_doubt", "\033[33m"}};
+    } colours[] = {{"event", "\033[36m"}, {"starts", "\033[34m"},  {"waits", "\033[2m"},
+                   {"text", "\033[32m"},  {"e-mail", "\033[32m"},  {"ghl", "\033[35m"},
+                   {"ends", "\033[2m"},   {"raised", "\033[31m"},  {"alert", "\033[31m"},
+                   {"held", "\033[31m"},  {"in_doubt", "\033[33m"}};
     for (size_t i = 0; w->terminal && i < ARRAY_LEN(colours); i++) {
         if (strcmp(colours[i].kind, kind) == 0)
             return colours[i].code;
