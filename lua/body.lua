@@ -7,6 +7,7 @@
 -- The environment and the compiled chunks are shared by the instances; each runs the chunks anew,
 -- so that it has file locals and modules of its own.
 local durable = require "durable"
+local late = require "late"
 local sandbox = require "sandbox"
 local scheduler = require "scheduler"
 local records = require "words.records"
@@ -143,9 +144,14 @@ local function failed(task, err)
 end
 
 -- What was recorded, by the body that recorded it.
+local NO_HISTORY = { run = {}, on_stop = {}, on_error = {} }
+
 local function histories(history_json)
+  if not history_json then
+    return NO_HISTORY
+  end
   local h = { run = {}, on_stop = {}, on_error = {} }
-  for _, s in ipairs(history_json and json.decode(history_json) or {}) do
+  for _, s in ipairs(json.decode(history_json)) do
     local list = h[s[2]:match("^on_%a+")] or h.run
     list[#list + 1] = { branch = s[2], ordinal = s[3], name = s[4], hash = s[5], state = s[6],
       at = s[7], output = s[8] }
@@ -190,16 +196,20 @@ end
 --- @param start_json string {instance, run, mode, workflow, phase, by, now, seed}
 --- @param event_json string
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
-function M.run(start_json, event_json, history_json)
-  local start = json.decode(start_json)
-  local task = durable.new(start, json.decode(event_json))
-  records.event(task, task.event)
+--- @param phase string as in start
+--- @param now string as in start
+function M.run(start_json, event_json, history_json, phase, now)
+  local start = late.table(start_json)
+  local task = durable.new(start, nil, now)
+  task.event = late.table(event_json, function(event)
+    records.event(task, event)
+  end)
   local ok, d = pcall(declaration, task)
   if not ok then
     return stuck("script_error", text_of(d))
   end
   local h = histories(history_json)
-  if start.phase == "on_stop" then
+  if phase == "on_stop" then
     local last = h.run[#h.run]
     task.now = last and last.at or task.now
     task.due = task.now

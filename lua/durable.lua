@@ -7,6 +7,7 @@ local M = {}
 local json = host.json
 local NOTHING = json.encode({})
 
+M.NO_OPTIONS = {} -- the options of most steps
 M.RUN = {} -- tells a branch to run its own step now
 
 local current -- the task whose Lua is running
@@ -89,9 +90,13 @@ end
 ---@param args table JSON-able
 ---@param options table name, retries, timeout, in_doubt
 function M.step(action, args, options)
-  local request = { kind = "step", word = action, name = options.name, input = encode(args, action) }
-  local rest = { retries = options.retries, timeout = options.timeout, in_doubt = options.in_doubt }
-  request.options = next(rest) and json.encode(rest) or NOTHING
+  local request = { kind = "step", word = action, name = options.name, input = encode(args, action),
+    options = NOTHING, branch = false, ordinal = 0, hash = false, answered = false }
+  local rest = options ~= M.NO_OPTIONS and { retries = options.retries, timeout = options.timeout,
+    in_doubt = options.in_doubt }
+  if rest and next(rest) then
+    request.options = json.encode(rest)
+  end
   local record = ask(request)
   if record.state == "failed" then
     local err = record.output
@@ -232,9 +237,12 @@ end
 --- A task: what one run of a body has of its own.
 ---@param start table
 ---@param event table
-function M.new(start, event)
-  return { start = start, event = event, now = start.now, due = start.now, modules = {},
-    raised = {}, entities = {} }
+---@param now? string start.now
+function M.new(start, event, now)
+  now = now or start.now
+  return { start = start, event = event, now = now, due = now, modules = {}, raised = {},
+    entities = {}, running = false, loading = false, pure = false, ended = false, result = false,
+    diverged = false, answered = false, ready = false, pending = false, asked = false }
 end
 
 --- Makes a task the running one.

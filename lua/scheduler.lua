@@ -10,8 +10,20 @@ local M = {}
 
 local json = host.json
 
-local function key_of(branch, ordinal)
-  return branch .. "\n" .. ordinal
+-- What a branch waits for, by its path and the ordinal.
+local function add_pending(task, request)
+  local path = request.branch.path
+  local of = task.pending[path]
+  if not of then
+    of = {}
+    task.pending[path] = of
+  end
+  of[request.ordinal] = request
+end
+
+local function pending(task, path, ordinal)
+  local of = task.pending[path]
+  return of and of[ordinal]
 end
 
 local function spawn(task, path, f, group, index, ...)
@@ -58,45 +70,46 @@ local function spawn_all(task, branch, request)
   end
 end
 
+-- Runs one branch until it blocks or ends.
+local function go_on(task, branch, ...)
+  task.running = branch
+  local ok, request = coroutine.resume(branch.co, ...)
+  if not ok then
+    result_of(task, branch, false, request)
+  elseif coroutine.status(branch.co) == "dead" then
+    result_of(task, branch, true, request)
+  elseif request.kind == "all" then
+    spawn_all(task, branch, request)
+  elseif request.kind == "end" then
+    task.result = { state = request.state, reason = request.reason }
+  elseif request.kind == "diverged" then
+    task.diverged = request
+  else
+    add_pending(task, request)
+    task.asked[#task.asked + 1] = request
+  end
+end
+
 -- Runs what is ready until all branches are blocked or the body has ended.
 local function run_ready(task)
-  while #task.ready > 0 and not task.ended and not task.result do
+  while task.ready[1] and not task.ended and not task.result and not task.diverged do
     local next_ = table.remove(task.ready, 1)
-    local branch = next_[1]
-    task.running = branch
-    local ok, request = coroutine.resume(branch.co, table.unpack(next_, 2))
-    if not ok then
-      result_of(task, branch, false, request)
-    elseif coroutine.status(branch.co) == "dead" then
-      result_of(task, branch, true, request)
-    elseif request.kind == "all" then
-      spawn_all(task, branch, request)
-    elseif request.kind == "end" then
-      task.result = { state = request.state, reason = request.reason }
-    elseif request.kind == "diverged" then
-      task.diverged = request
-      return
-    else
-      request.posted = false
-      task.pending[key_of(branch.path, request.ordinal)] = request
-      task.asked[#task.asked + 1] = request
-    end
+    go_on(task, next_[1], table.unpack(next_, 2))
   end
 end
 
 -- Hands one completion to the branch that waits for it, and runs on.
 local function deliver(task, done)
-  local key = key_of(done.branch, done.ordinal)
-  local request = task.pending[key]
+  local request = pending(task, done.branch, done.ordinal)
   if not request then
-    task.diverged = { message = "the body didn't ask for " .. tostring(done.name or key:gsub("\n", "/"))
-      .. ", which was recorded", other = done }
+    task.diverged = { message = "the body didn't ask for "
+      .. tostring(done.name or done.branch .. "/" .. done.ordinal) .. ", which was recorded", other = done }
     return
   end
-  task.pending[key] = nil
+  task.pending[done.branch][done.ordinal] = nil
   request.answered = true
   if done.name and (done.name ~= request.name or done.hash ~= request.hash) then
-    task.ready[1] = { request.branch, { other = done } }
+    go_on(task, request.branch, { other = done })
   else
     local output = done.output
     if done.text then
@@ -106,7 +119,7 @@ local function deliver(task, done)
     if (request.kind == "sleep" or request.kind == "wait") and output["until"] then
       task.due = output["until"] -- what comes next was due then, however late it is
     end
-    task.ready[1] = { request.branch, { state = done.state, output = output } }
+    go_on(task, request.branch, { state = done.state, output = output })
   end
   run_ready(task)
 end
@@ -132,13 +145,20 @@ local post = {
 -- Posts what the record doesn't answer; own steps run here. A turn that posts one request posts just
 -- that; any other begins with how many follow, so that the owner knows when the turn is over.
 local function post_asked(task)
+  local first = task.asked[1]
+  if first and not task.asked[2] and first.kind ~= "own" and not first.answered and not task.diverged
+    and not task.result and not task.ended then
+    task.asked[1] = nil
+    post[first.kind](task, first)
+    return
+  end
   local outgoing = {}
   while #task.asked > 0 and not task.diverged and not task.result and not task.ended do
     local asked = task.asked
     task.asked = {}
     for _, request in ipairs(asked) do
       if request.kind == "own" and not request.answered then
-        task.pending[key_of(request.branch.path, request.ordinal)] = nil
+        task.pending[request.branch.path][request.ordinal] = nil
         task.ready[#task.ready + 1] = { request.branch, durable.RUN }
         run_ready(task)
       elseif not request.answered then
@@ -158,7 +178,7 @@ local function post_asked(task)
 end
 
 local function judge(task, branch, ordinal, event_json)
-  local request = task.pending[key_of(branch, ordinal)]
+  local request = pending(task, branch, ordinal)
   local it = json.decode(event_json)
   local verdict = "not ours"
   if request and request.when then
@@ -188,6 +208,8 @@ local function diverged(task)
     coroutine.yield()
   end
 end
+
+local live = {} -- a completion that comes from the owner; nobody keeps it past its turn
 
 --- Runs a function as the body `path` to its end: (true, value), (false, error), or
 --- (nil, {state, reason}) when the body ended itself.
@@ -225,7 +247,8 @@ function M.run(task, path, f, history, ...)
     kind, a, b, c, d, e = coroutine.yield()
     durable.enter(task)
     if kind == "done" then
-      deliver(task, { branch = a, ordinal = math.tointeger(b), at = c, state = d, text = e })
+      live.branch, live.ordinal, live.at, live.state, live.text = a, math.tointeger(b), c, d, e
+      deliver(task, live)
     elseif kind == "judge" then
       judge(task, b, math.tointeger(c), d)
     end

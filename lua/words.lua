@@ -25,6 +25,7 @@ local OURS = {
 }
 
 local OPTIONS = { name = "string", retries = "number", timeout = "string", in_doubt = "string" }
+local NO_ARGS = {}
 local KEPT = { "sms.send", "email.send" } -- of ours, those that may take in_doubt
 
 -- in_doubt is for what may be out and can't be looked for: messages, and the company's own actions.
@@ -36,13 +37,25 @@ local function check_options(action, options)
   durable.checked(tries.check, options, action)
 end
 
+local function has_options(args)
+  for k in pairs(args or NO_ARGS) do
+    if OPTIONS[k] then
+      return true
+    end
+  end
+  return false
+end
+
 local function split_options(action, args)
   if args ~= nil and type(args) ~= "table" then
     raise(action .. " takes one table: " .. action .. " { … }")
   end
+  if action == "agent.run" or not has_options(args) then
+    return args or {}, durable.NO_OPTIONS
+  end
   local rest, options = {}, {}
-  for k, v in pairs(args or {}) do
-    local wanted = action ~= "agent.run" and OPTIONS[k]
+  for k, v in pairs(args) do
+    local wanted = OPTIONS[k]
     if wanted and type(v) == wanted then
       options[k] = v
     elseif wanted then

@@ -214,6 +214,11 @@ static void not_ours(struct instance *in, const struct candidate *c)
     journal_add(in->host->journal, note);
 }
 
+static const char *now_of(const struct instance *in, const char *phase)
+{
+    return strcmp(phase, "on_stop") == 0 ? in->last_at : in->created;
+}
+
 static void start_json(const struct instance *in, const char *phase, const char *by,
                        struct buf *out)
 {
@@ -221,8 +226,8 @@ static void start_json(const struct instance *in, const char *phase, const char 
     buf_printf(out,
                "{\"instance\":\"%s\",\"run\":%d,\"mode\":\"%s\",\"workflow\":\"%s\","
                "\"phase\":\"%s\",\"now\":\"%s\",\"seed\":\"%s\",\"by\":%s}",
-               in->id, in->run, in->mode, in->body->workflow, phase,
-               strcmp(phase, "on_stop") == 0 ? in->last_at : in->created, in->id, by ? by : "null");
+               in->id, in->run, in->mode, in->body->workflow, phase, now_of(in, phase), in->id,
+               by ? by : "null");
 }
 
 /* Whether a candidate stops us: by the word of its `when`, if it has one. */
@@ -286,7 +291,11 @@ static void start_body(struct instance *in, const char *phase, const char *by)
 {
     struct buf start;
     start_json(in, phase, by, &start);
-    const struct slice args[] = {{start.data, start.len}, slice_of(in->event), slice_of(in->steps)};
+    const struct slice args[] = {{start.data, start.len},
+                                 slice_of(in->event),
+                                 slice_of(in->steps),
+                                 slice_of(phase),
+                                 slice_of(now_of(in, phase))};
     in->turns = 1;
     in->expected = -1;
     in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);

@@ -220,6 +220,11 @@ static void write_table(struct writer *w, int index)
     lua_State *L = w->L;
     luaL_checkstack(L, 12, "too deep");
     int top = lua_gettop(L);
+    if (luaL_getmetafield(L, index, "__fill") == LUA_TFUNCTION) { /* decoded when looked at */
+        lua_pushvalue(L, index);
+        lua_call(L, 1, 0);
+    }
+    lua_settop(L, top);
     if (luaL_getmetafield(L, index, "__target") == LUA_TTABLE) /* a frozen table stands for it */
         index = lua_gettop(L);
     bool marked = json_is_array(L, index);

@@ -79,7 +79,8 @@ function Owner:start(phase, by)
   for i, h in ipairs(self.history) do
     steps[i] = json.array { i, h.branch, h.ordinal, h.name, h.hash, h.state, h.at, json.decode(h.output) }
   end
-  self:turn(json.encode(start), json.encode(self.event), json.encode(json.array(steps)))
+  self:turn(json.encode(start), json.encode(self.event), json.encode(json.array(steps)),
+    start.phase, start.now)
 end
 
 --- A crash: a new VM, and the body starts from the record.
