@@ -119,7 +119,8 @@ def template(server, kinds, more):
     for name in sorted(os.listdir(folder), reverse=True):
         with open(os.path.join(folder, name)) as file:
             texts.insert(0, file.read())
-    texts = [t for t in texts if t is more or t.split("\n")[0].split(": ")[1].strip() in kinds]
+    texts = [text for text in texts if text is more or
+             text.split("\n")[0].split(": ")[1].strip() in (*kinds, "both")]
     name = "template_" + hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     there = "select count(*) from pg_database where datname = '%s'" % name
     if server.sql(there) == "0":

@@ -57,9 +57,9 @@ accepted() {
 said() {
     grep -qF -- "$1" "$work/out" || { cat "$work/out"; fail "expected the output '$1'"; }
 }
-# Until a condition holds: within SECONDS COMMAND...
+# Until a condition holds: within SECONDS COMMAND... (more where others keep the machine busy)
 within() {
-    local end=$((SECONDS + $1))
+    local end=$((SECONDS + $1 * 4))
     shift
     until "$@" > /dev/null 2>&1; do
         [ $SECONDS -lt $end ] || fail "never became true: $*"
