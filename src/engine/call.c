@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "engine/settings.h"
+#include "io/address.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,7 +169,8 @@ static void judge(const struct fetch_result *result, struct verdict *verdict)
     if (result->outcome != FETCH_ANSWERED) {
         bool unsent = result->outcome == FETCH_UNSENT;
         verdict->outcome = unsent ? "refused" : "in_doubt";
-        verdict->retryable = unsent;
+        // What is wrong in itself stays so.
+        verdict->retryable = unsent && result->err.code != ERR_INPUT;
         snprintf(verdict->message, sizeof(verdict->message), "%.200s", result->err.message);
         return;
     }
@@ -293,6 +295,13 @@ static void send_now(struct op *op)
     }
     names[n] = NULL;
     bool write = !is_effect(op, "read");
+    // A company's script says where to. An address of our own network is meant when it is listed as
+    // one; a name must not lead there.
+    const char *host = strstr(op->text, "://");
+    host = host ? host + 3 : op->text;
+    bool public_only = strcmp(op->provider, "http") == 0 &&
+                       !address_is_literal(host, *host == '[' ? strcspn(host, "]") + 1
+                                                              : strcspn(host, ":/?#"));
     struct fetch_request request = {.method = json_text(op->doc, "method"),
                                     .url = op->text,
                                     .headers = names,
@@ -300,6 +309,7 @@ static void send_now(struct op *op)
                                     .body_len = body ? strlen(body) : 0,
                                     .timeout_ms = op_timeout_ms(op),
                                     .max_body = MAX_ANSWER,
+                                    .public_only = public_only,
                                     .once = write,
                                     .gate = write ? op_gate : NULL};
     op->fetch = fetch_start(op_engine(op)->fetcher, &request, answered, op);

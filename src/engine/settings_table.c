@@ -53,7 +53,8 @@ static const struct setting_info table[] = {
     URL("PUBLIC_URL", "", "webhooks", "this server's address as vendors see it"),
     /* safety */
     SWITCH("MOONWRIGHT_LIVE", "", "0: nothing is ever sent, whatever `moonwright live` says"),
-    TEXT("MOONWRIGHT_HTTP_HOSTS", "", "", "hosts that the company's own actions may call"),
+    TEXT("MOONWRIGHT_HTTP_HOSTS", "", "",
+         "hosts that the company's own actions may call; those of our own network as addresses"),
     TEXT("MOONWRIGHT_TEST_RECIPIENTS", "", "", "numbers and addresses reached in shadow mode too"),
     TEXT("MOONWRIGHT_CLOCK", "", "", "BUSINESS@REAL*SCALE, taken when the database is made"),
     /* ServiceTitan */

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/mem.h"
+#include "io/address.h"
 #include "io/loop_internal.h"
 
 #include <curl/curl.h>
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 enum {
     TIMEOUT_MS = 30000,
@@ -48,6 +50,7 @@ struct fetch {
     struct curl_slist *headers;
     char *method, *host, *body;
     bool once, sent, refused, cancelled;
+    bool forbidden; // an address of its host is not the world's
     bool (*gate)(void *ctx);
     fetch_done_fn *done;
     void *ctx;
@@ -138,6 +141,9 @@ static void judge(struct fetch *fetch, CURLcode code)
     if (fetch->refused) {
         kind = ERR_LIMIT;
         why = "held back right before it was sent";
+    } else if (fetch->forbidden && code == CURLE_COULDNT_CONNECT) {
+        kind = ERR_INPUT;
+        why = "it leads to an address that is not public";
     } else if (capped || code == CURLE_FILESIZE_EXCEEDED) {
         kind = ERR_LIMIT;
         why = "the answer is larger than allowed";
@@ -213,6 +219,18 @@ static int on_prereq(void *arg, char *remote, char *local, int remote_port, int 
     fetch->sent = true;
     pass(fetch, "wire");
     return CURL_PREREQFUNC_OK;
+}
+
+// Asked with the address that was looked up, so no answer of a name server gets past it.
+static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
+{
+    struct fetch *fetch = arg;
+    (void)purpose;
+    if (!address_is_public(&to->addr)) {
+        fetch->forbidden = true;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
 }
 
 static size_t on_body(char *data, size_t size, size_t count, void *arg)
@@ -388,6 +406,12 @@ static void set_options(struct fetch *fetch, const struct fetch_request *request
     }
     if (is_loopback(fetch->host)) { // whatever the environment's proxy settings say
         curl_easy_setopt(easy, CURLOPT_PROXY, "");
+    }
+    if (request->public_only) { // no proxy, and no connection that was opened without being asked
+        curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
+        curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, fetch);
+        curl_easy_setopt(easy, CURLOPT_PROXY, "");
+        curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
     }
     set_method(fetch, request);
 }

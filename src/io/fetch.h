@@ -23,8 +23,9 @@ struct fetch_request {
     const char *const *headers; /* "Name: value", NULL at the end; may be NULL */
     const char *body;           /* NULL for none */
     size_t body_len;
-    int timeout_ms;  /* whole request; 0: 30,000 */
-    size_t max_body; /* of the answer; 0: 16 MB */
+    int timeout_ms;   /* whole request; 0: 30,000 */
+    size_t max_body;  /* of the answer; 0: 16 MB */
+    bool public_only; /* only to addresses of the world: not to ones of our own networks */
     bool once;
     bool (*gate)(void *ctx); /* only with once; false: don't send (FETCH_UNSENT) */
 };

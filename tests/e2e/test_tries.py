@@ -57,6 +57,18 @@ class TriesTest(OutboundTest):
         self.assertEqual(("unavailable", 2), (answer["value"]["code"], answer["value"]["attempts"]))
         self.assertEqual(2, self.lender.count("GET"))
 
+    def test_a_name_that_leads_into_our_own_network_is_refused_at_once(self):
+        port = self.lender.url.rpartition(":")[2]
+        with open(os.path.join(self.workflows, "actions", "lender.lua"), "w") as f:
+            f.write(LENDER % {"url": "http://localhost:" + port})
+        self.driver.end()
+        self.driver = self.start(MOONWRIGHT_HTTP_HOSTS="localhost:" + port)
+        answer = self.run_action("lender.rate", {}, {})
+        self.assertEqual(("failed", "refused", 1), (answer["verdict"], answer["value"]["code"],
+                                                    answer["value"]["attempts"]), answer)
+        self.assertIn("an address that is not public", answer["value"]["message"])
+        self.assertEqual(0, self.lender.count("GET"))
+
     def test_a_try_ends_after_the_authors_time(self):
         self.lender.plan = ["hang", "hang"]
         begin = time.time()

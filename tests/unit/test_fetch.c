@@ -372,6 +372,30 @@ static void test_nobody_listens(void **state)
     assert_int_equal(got.gate_calls, 0);
 }
 
+static void test_own_networks_are_not_reached_where_only_the_world_is_meant(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(go(f, POST, "/ok").status, 201); // which leaves a connection to reuse
+    int connections = f->server.connections;
+    static const char *const hosts[] = {"127.0.0.1", "localhost", "[::1]", "127.1", "0x7f000001"};
+    for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
+        char url[64];
+        snprintf(url, sizeof(url), "http://%s:%d/ok", hosts[i], f->server.port);
+        struct fetch_request request = gated();
+        request.url = url;
+        request.public_only = true;
+        struct got got = {.gate_answer = true};
+        fetch_start(f->fetcher, &request, on_done, &got);
+        assert_true(run_until(f->loop, is_set, &got.done, 15000));
+        assert_int_equal(got.outcome, FETCH_UNSENT);
+        assert_int_equal(got.err.code, ERR_INPUT);
+        assert_non_null(strstr(got.err.message, "not public"));
+        assert_int_equal(got.gate_calls, 0);
+    }
+    assert_int_equal(f->server.connections, connections);
+    assert_int_equal(f->server.requests, 1);
+}
+
 static void test_a_timeout_after_the_request_left(void **state)
 {
     struct fixture *f = *state;
@@ -499,6 +523,7 @@ int main(void)
         T(test_a_gate_that_refuses_sends_nothing),
         T(test_a_gate_may_cancel),
         T(test_nobody_listens),
+        T(test_own_networks_are_not_reached_where_only_the_world_is_meant),
         T(test_a_timeout_after_the_request_left),
         T(test_a_timeout_before_the_request_left),
         T(test_half_an_answer_is_broken),
