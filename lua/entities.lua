@@ -38,6 +38,7 @@ M.builtin = {
   message_failed = { of = "customer" },
   ghl_contact_created = { of = "customer" },
   task_done = { of = "task" },
+  task_answered = { of = "task" }, -- of an approval: what approve waits for
 }
 for entity in pairs(M.carries) do
   M.builtin[entity .. "_deleted"] = { of = entity }

@@ -96,6 +96,26 @@ local function fill(ctx, text, scope, options)
   return filled
 end
 
+--- How a role is reached: "sms" or, where it has no phone, "email".
+---@param ctx table
+---@param role string
+---@return string
+function M.channel_of(ctx, role)
+  return role_address(ctx, role, "sms") and "sms" or "email"
+end
+
+--- Fills a text that is shown to people of ours.
+---@param ctx table
+---@param text string
+---@param role string whom it is shown to
+---@param with table|nil
+---@param name string what text it is
+---@return string
+function M.fill_for_staff(ctx, text, role, with, name)
+  return fill(ctx, text, { with = with, e = ctx.event, company = ctx.company,
+    to = { name = role }, zone = ctx.company.zone }, { name = name, line = name == "title" })
+end
+
 --- Sends, and returns {status, reason, time, channel, id}.
 ---@param ctx table the action's context
 ---@param a table the arguments

@@ -2,6 +2,7 @@
 -- finds its instance through durable.task().
 local children = require "words.children"
 local durable = require "durable"
+local people = require "words.people"
 local records = require "words.records"
 local template = require "template"
 local time = require "words.time"
@@ -155,7 +156,9 @@ function M.build(world)
   function api.workflow(declaration)
     return declaration
   end
-  wait.add(api, world.events, time.add(api, world.company))
+  local deadline_of, staff_deadline_of = time.add(api, world.company)
+  wait.add(api, world.events, deadline_of)
+  people.add(api, staff_deadline_of, split_options)
   records.add(api)
   children.add(api)
   add_flow(api, world.company)

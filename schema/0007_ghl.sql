@@ -109,7 +109,15 @@ create table staff_tasks (
   created_at timestamptz not null,
   done_at timestamptz,
   done_by text,
-  cancelled_at timestamptz
+  cancelled_at timestamptz,
+  shadow boolean not null default false,
+  -- an approval: `note` may be edited by whoever answers
+  approval boolean not null default false,
+  yes text,
+  no text,
+  approved boolean,
+  answer_text text,
+  answer_note text
 );
 create index staff_tasks_open on staff_tasks (role, due_at)
   where done_at is null and cancelled_at is null;

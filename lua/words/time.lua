@@ -15,7 +15,7 @@ local function zones(company)
   end, staff
 end
 
---- Adds the words; returns the function that reads a timeout.
+--- Adds the words; returns the functions that read a timeout: a customer's, and our people's.
 ---@param api table
 ---@param company table {zone, hours}
 function M.add(api, company)
@@ -60,17 +60,22 @@ function M.add(api, company)
     return true
   end
 
-  -- A timeout is a duration, or a time.
-  return function(value)
-    if value == nil then
-      return nil
-    elseif type(value) ~= "string" then
-      raise('timeout must be a duration such as "3d", or a time')
-    elseif value:match "^%d%d%d%d%-" then
-      return checked(time.moment, value, {}, zone())
+  -- A timeout is a duration, or a time. Its days are the customer's, or those of our own people.
+  local function reader(zone_of)
+    return function(value)
+      if value == nil then
+        return nil
+      elseif type(value) ~= "string" then
+        raise('timeout must be a duration such as "3d", or a time')
+      elseif value:match "^%d%d%d%d%-" then
+        return checked(time.moment, value, {}, zone_of())
+      end
+      return checked(time.add, durable.task().now, value, zone_of())
     end
-    return checked(time.add, durable.task().now, value, zone())
   end
+  return reader(zone), reader(function()
+    return staff
+  end)
 end
 
 return M

@@ -113,7 +113,7 @@ char *action_sources(const struct engine *engine, struct err *err)
 char *action_bundle(const struct engine *engine, const char *files)
 {
     static const char *const told[] = {"GHL_LOCATION_ID", "GHL_SYNC_ENABLED",
-                                       "GHL_AUTO_SYNC_ESTIMATES", "MOONWRIGHT_LIVE"};
+                                       "GHL_AUTO_SYNC_ESTIMATES", "MOONWRIGHT_LIVE", "PUBLIC_URL"};
     struct buf out;
     buf_init(&out, 2 * (size_t)ALL_MAX);
     buf_adds(&out, "{\"files\":");

@@ -28,7 +28,7 @@ struct command {
 };
 
 command_fn cmd_run, cmd_migrate, cmd_config, cmd_sync, cmd_sends, cmd_live, cmd_workflows,
-    cmd_instances, cmd_events, cmd_status, cmd_watch, cmd_signal;
+    cmd_instances, cmd_events, cmd_status, cmd_watch, cmd_signal, cmd_inbox;
 
 /* Prints "moonwright: <message>" for the person who reads it; returns the exit code for it. */
 int front_fail(const struct err *err);

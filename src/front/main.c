@@ -27,6 +27,8 @@ static const struct command commands[] = {
      cmd_instances},
     {"events", "list [--type T] | retry [ID...]", "events, and changes that raised", true,
      cmd_events},
+    {"inbox", "list | answer TASK yes|no|done [--by NAME] [--text TEXT] [--note NOTE]",
+     "what people are asked, and their answers", true, cmd_inbox},
     {"signal", "INSTANCE NAME [JSON]", "send an event signal_NAME to one instance", true,
      cmd_signal},
     {"sends", "list [--held] | settle ID sent|not_sent|drop", "the ledger of what was sent", true,

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "engine/approve.h"
 #include "engine/hooks.h"
 #include "engine/monitor.h"
 #include "engine/sync.h"
@@ -36,6 +37,7 @@ struct role {
     struct loop_signal *term, *hup;
     struct http_server *http;
     struct hooks *hooks;
+    struct approvals *approvals;
     struct monitor *monitor;
     struct sync *sync;
     struct workflow_role *workflow;
@@ -156,6 +158,7 @@ static bool open_web(struct role *r, struct err *err)
         return err_wrap(err, "MOONWRIGHT_HTTP is %s", address);
     http_route(r->http, "GET", "/healthz", answer_health, r);
     r->hooks = hooks_start(&r->engine, r->http);
+    r->approvals = approvals_start(&r->engine, r->http);
     log_info("web", "listening", "host", host, "port", log_int(http_server_port(r->http)), NULL);
     return true;
 }
@@ -205,6 +208,7 @@ static void close_role(struct role *r)
         http_server_free(r->http);
     if (r->hooks != NULL)
         hooks_stop(r->hooks);
+    approvals_stop(r->approvals);
     monitor_stop(r->monitor);
     if (pool_is_ready(r->engine.db)) {
         r->closing = true;

@@ -1,3 +1,4 @@
 # The words of `run` in the whole program: children, people, undoing.
 python_test(children)
 python_test(signals)
+python_test(people)

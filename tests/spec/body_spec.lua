@@ -145,6 +145,26 @@ describe("a body", function()
     assert.are.equal("call.end#1", o.result.reason.name)
   end)
 
+  it("asks a person, and takes the answer or the timeout", function()
+    local body = [[
+      local a = approve { by = "manager", title = "t", text = "x", timeout = "3d", name = "offer" }
+      return tostring(a.approved) .. tostring(a.by) .. tostring(a.text) .. tostring(a.timed_out) ]]
+    local answered = { { '{"id":"k1","note":"x"}' },
+      { '{"event":{"data":{"approved":true,"by":"Max","text":"y"}}}' } }
+    local plain, asked = run_all(body, answered)
+    assert.are.equal("trueMaxyfalse", plain.result.outcome)
+    assert.is_truthy(asked[1]:find('|offer|', 1, true))
+    assert.is_truthy(asked[1]:find('"due":"2026-06-04T14:00:00Z"', 1, true))
+    assert.is_truthy(asked[2]:find('"task:k1"', 1, true))
+    assert.is_truthy(asked[2]:find('2026-06-04T14:00:00Z', 1, true))
+    for crash_at = 1, 3 do
+      assert.are.same(plain.result, (run_all(body, answered, crash_at)).result)
+    end
+    local late, then_asked = run_all(body, { { '{"id":"k1","note":"x"}' }, { '{"until":"z"}' } })
+    assert.are.equal("falsenilxtrue", late.result.outcome)
+    assert.is_truthy(then_asked[3]:find("staff.cancel_task#1", 1, true))
+  end)
+
   it("raises the first error of its branches once all have ended", function()
     local body = [[
       local ok, err = pcall(all, {

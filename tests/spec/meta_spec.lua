@@ -15,7 +15,7 @@ local words = require "words"
 local workflow = require "workflow"
 
 local json = _G.host.json
-local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit" }
+local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff" }
 
 local function read(path)
   local file = assert(io.open(os.getenv "MOONWRIGHT_SOURCE" .. "/" .. path))
@@ -28,6 +28,7 @@ local META = {}
 for _, name in ipairs { "records", "declarations", "words" } do
   META[name] = read("lua/meta/" .. name .. ".lua")
 end
+META.words = META.words .. read("lua/meta/people.lua"):gsub("^%-%-%-@meta\n", "")
 local ALL = META.records .. META.declarations .. META.words
 
 -- What is described -------------------------------------------------------------------------------
