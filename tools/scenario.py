@@ -301,6 +301,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scenario = Scenario(options)
     try:
+        print("starting", flush=True)
         scenario.start()
         if options.check:
             good = check(scenario, begun)
@@ -310,7 +311,10 @@ def main():
     except Failed as e:
         begun_at_all, text = not isinstance(e, Refused), str(e)
         print(text if text.startswith("moonwright:") else "moonwright: " + text, file=sys.stderr)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        good = not options.check                # while it starts it may be ended too
+        print("\nending", flush=True)
+    except BrokenPipeError:
         pass
     except OSError as e:
         print("moonwright: %s" % e, file=sys.stderr)
