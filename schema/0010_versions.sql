@@ -231,6 +231,8 @@ begin
   loop
     update workflow_queue q set workflow_definition_id = target
     where q.instance_id = m.instance and q.worker is null and q.epoch = m.epoch
+      and exists (select from workflow_definitions d join workflow_instances i on i.workflow = d.name
+                  where d.id = target and i.id = m.instance)
     returning q.since into base;
     continue when not found;
     update workflow_instances i set workflow_definition_id = target where i.id = m.instance;

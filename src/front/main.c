@@ -22,7 +22,11 @@ static const struct command commands[] = {
     {"status", "[--json]", "count what is there", true, cmd_status},
     {"sync", "[entity...] [--full]", "fetch from ServiceTitan now", true, cmd_sync},
     {"watch", "[--plain]", "follow what happens, line by line", true, cmd_watch},
-    {"workflows", "list", "the workflows in force", true, cmd_workflows},
+    {"workflows",
+     "list | show NAME [VERSION] | diff NAME [FROM [TO]] | activate NAME VERSION [--check]"
+     " | migrate NAME [VERSION] [--dry-run] [--decided] [--instance ID]",
+     "what is in force and refused; versions, and moving instances between them", true,
+     cmd_workflows},
     {"instances", "list [--state S] [--workflow W] | show ID", "running and past instances", true,
      cmd_instances},
     {"events", "list [--type T] | retry [ID...]", "events, and changes that raised", true,

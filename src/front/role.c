@@ -115,12 +115,30 @@ static void refused(void *ctx, const struct err *err)
     loop_stop(r->engine.loop);
 }
 
+static void reply_health(struct http_request *request, const char *body)
+{
+    int status = body != NULL ? 200 : 503;
+    body = body != NULL ? body : "{\"ok\":false,\"why\":\"database\"}\n";
+    http_reply(request, status, "application/json", body, strlen(body));
+}
+
+static void health_known(void *ctx, const struct db_reply *reply)
+{
+    reply_health(ctx, db_reply_outcome(reply) == DB_OK ? db_value(reply, 0, 0, 0) : NULL);
+}
+
+/* A refused file is told of and is no reason to be ill: what was in force goes on. */
 static void answer_health(void *ctx, struct http_request *request)
 {
     struct role *r = ctx;
-    bool ready = pool_is_ready(r->engine.db) && pool_is_ready(r->engine.st);
-    const char *body = ready ? "{\"ok\":true}\n" : "{\"ok\":false,\"why\":\"database\"}\n";
-    http_reply(request, ready ? 200 : 503, "application/json", body, strlen(body));
+    if (!pool_is_ready(r->engine.db) || !pool_is_ready(r->engine.st)) {
+        reply_health(request, NULL);
+        return;
+    }
+    struct db_unit *unit = db_unit_new();
+    db_unit_add(unit, "select json_build_object('ok', true, 'refused', refusals())::text || E'\\n'",
+                0, NULL);
+    pool_send(r->engine.db, unit, health_known, request);
 }
 
 static struct pool *open_pool(struct role *r, const char *url, int connections)

@@ -65,7 +65,7 @@ class DaemonTest(unittest.TestCase):
                                            cwd=cls.folder, stdout=log, stderr=log)
         cls.addClassCleanup(cls.end, cls.process)
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name not in "
-                              "('events', 'company')"), lambda n: int(n) >= len(cls.files), 30, "loaded")
+                              "('events', 'company', 'actions')"), lambda n: int(n) >= len(cls.files), 30, "loaded")
 
     @classmethod
     def end(cls, process):

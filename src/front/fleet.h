@@ -1,0 +1,27 @@
+/* fleet.h - the fleet check: would live instances of a workflow go on as another version? */
+#ifndef FRONT_FLEET_H
+#define FRONT_FLEET_H
+
+#include "front/front.h"
+#include "front/session.h"
+
+struct fleet_order {
+    const char *workflow;
+    int target;           /* the definition to which they would go */
+    const char *instance; /* the beginning of one's id; NULL: all */
+    bool move;            /* the safe ones, at once */
+    bool decided;         /* and those that need a decision: it was taken */
+};
+
+struct fleet_report {
+    int safe, diverges, decide, busy, moved;
+};
+
+/* Prints a line for each instance that isn't safe, and a last one with the counts. */
+bool fleet_check(struct front *front, struct session *session, const struct fleet_order *order,
+                 struct fleet_report *report, struct err *err);
+
+/* Prints what differs between two definitions' files. */
+bool fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err);
+
+#endif
