@@ -282,7 +282,9 @@ declare
   wall timestamptz := clock_timestamp();
   business timestamptz := business_of(wall);
 begin
-  for w in select e.value from json_array_elements(list) e order by e.value->>'instance' loop
+  -- Of one instance in the order of its branches: the first one gets the event.
+  for w in select e.value from json_array_elements(list) e
+           order by e.value->>'instance', (e.value->>'i')::int loop
     i := (w->>'i')::int;
     result := null; at := null; event_id := null; settled := null; payload := null;
     id := (w->>'instance')::uuid;

@@ -45,6 +45,11 @@ class PolicyTest(OutboundTest):
         self.assertEqual(["no_address"] * 3,
                          self.sql("select rule from messaging_log").split())
 
+    def test_the_address_is_that_of_the_moment_not_of_the_event(self):
+        v = self.intent({"phone": "+12125550108"}, address="+12125550107")
+        self.assertEqual("+12125550108", v["address"])
+        self.assertEqual("suppressed no_address", self.verdict({"phone": None}, address="+12125550107"))
+
     def test_opt_out_is_by_address_and_stops_both_classes(self):
         self.sql("select opt_out('sms', '+12125550107', 'opted_out', 'stop', 'STOP')")
         self.assertEqual("suppressed opted_out", self.verdict())
