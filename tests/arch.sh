@@ -20,7 +20,8 @@ files() {
     if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
         git ls-files -- "$@"
     else
-        find "$@" -type f -not -path '*/node_modules/*'
+        find "$@" \( -name .git -o -name node_modules -o -name __pycache__ -o -path './build*' \
+            -o -path ./var \) -prune -o -type f -not -name .env -print
     fi
 }
 
