@@ -59,7 +59,7 @@ class CrashTest(unittest.TestCase):
 
     def whole(self, crash):
         """One run to its end: what is left in the database, the books, where it died, its world."""
-        w = World(self.simulator, self.template, crash)
+        w = World(self.simulator, self.template, crash=crash)
         try:
             w.run(keep=True)
             w.play()

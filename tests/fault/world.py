@@ -103,7 +103,8 @@ def template(settings):
     server = database.Connection(database.SERVER)
     server.sql("create database " + name)
     subprocess.run([PROGRAM, "migrate"], check=True, stdout=subprocess.DEVNULL,
-                   env=dict(os.environ, DATABASE_URL=database.url_of(name), **settings))
+                   env=dict(os.environ, DATABASE_URL=database.url_of(name), MOONWRIGHT_HOME=ROOT,
+                            **settings))
     server.close()
     return name
 
