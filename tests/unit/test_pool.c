@@ -98,7 +98,7 @@ static void test_long_units_do_not_hold_up_the_others(void **state)
 static void test_it_outlives_its_backends(void **state)
 {
     struct fixture *f = *state;
-    ask(f, "select pg_terminate_backend(pid) from pg_stat_activity "
+    ask(f, "select pg_terminate_backend(pid, 10000) from pg_stat_activity " // and waits for it
            "where application_name = 'moonwright pool test' and pid <> pg_backend_pid()");
     run_for(f->loop, 5);
     for (int i = 0; i < 30; i++) {
