@@ -864,6 +864,19 @@ begin
 end
 $$;
 
+-- Forgets deliveries that no vendor repeats any more, some at a time. Returns how many.
+create function prune_deliveries(p_most int) returns bigint language sql as $$
+  with old as (
+    select provider, delivery_id from webhook_deliveries
+    where received_at < now() - interval '30 days'
+    order by received_at limit p_most for update skip locked
+  ), gone as (
+    delete from webhook_deliveries d using old
+    where d.provider = old.provider and d.delivery_id = old.delivery_id returning 1
+  )
+  select count(*) from gone
+$$;
+
 create function webhook_first(p_provider text, p_delivery text) returns boolean
 language plpgsql as $$
 begin

@@ -1,9 +1,11 @@
 /* monitor.c - the health checks, every HEALTH_CHECK_INTERVAL_MS.
  *
- *     wait --timer--> ask ServiceTitan's database --> check and tell in the engine's --> wait
+ *     wait --timer--> ask ServiceTitan's database --> check and tell in the engine's --> prune
+ *       ^-------------------------------------------------------------------------------'
  *
  * A finding is (kind, subject): the first time it makes a row of system_alerts, then it counts it
- * up, and when it is no longer found the row is resolved. All limits here are real time. */
+ * up, and when it is no longer found the row is resolved. What is older than anybody needs is
+ * pruned, in small batches. All limits here are real time. */
 #include "engine/monitor.h"
 
 #include "base/log.h"
@@ -13,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { PRUNED_AT_ONCE = 1000 };
 
 struct monitor {
     const struct engine *engine;
@@ -98,6 +102,35 @@ static bool settled(struct monitor *monitor, const struct db_reply *reply)
     return true;
 }
 
+static void rest(struct monitor *monitor)
+{
+    loop_timer_set(monitor->timer,
+                   setting_int(monitor->engine->settings, "HEALTH_CHECK_INTERVAL_MS"));
+}
+
+static void prune(struct monitor *monitor);
+
+static void on_pruned(void *ctx, const struct db_reply *reply)
+{
+    struct monitor *monitor = ctx;
+    if (!settled(monitor, reply))
+        return;
+    if (db_int(reply, 0, 0, 0) == PRUNED_AT_ONCE)
+        prune(monitor);
+    else
+        rest(monitor);
+}
+
+static void prune(struct monitor *monitor)
+{
+    char most[16];
+    snprintf(most, sizeof(most), "%d", PRUNED_AT_ONCE);
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select prune_deliveries($1::int)", 1, most);
+    monitor->asking = true;
+    pool_send(monitor->engine->db, unit, on_pruned, monitor);
+}
+
 static void on_told(void *ctx, const struct db_reply *reply)
 {
     struct monitor *monitor = ctx;
@@ -109,8 +142,7 @@ static void on_told(void *ctx, const struct db_reply *reply)
                   db_value(reply, 0, row, 1), "subject", db_value(reply, 0, row, 2), "why",
                   db_value(reply, 0, row, 3), NULL);
     }
-    loop_timer_set(monitor->timer,
-                   setting_int(monitor->engine->settings, "HEALTH_CHECK_INTERVAL_MS"));
+    prune(monitor);
 }
 
 static void on_st(void *ctx, const struct db_reply *reply)

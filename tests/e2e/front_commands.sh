@@ -67,11 +67,16 @@ assert s["raised"] == 1 and s["rows"]["st_jobs"] == 0, s' || fail "status"
 # The monitor tells once, counts, and takes it back when it has healed.
 sql "update workflow_queue set state = 'stuck', due = null, worker = null,
        reason = '{\"code\": \"template\", \"message\": \"no name\"}'" "$url"
+sql "insert into webhook_deliveries select 'twilio', n::text, now() - interval '31 days'
+       from generate_series(1, 2500) n" "$url"
+sql "insert into webhook_deliveries values ('twilio', 'new', now() - interval '29 days')" "$url"
 "$program" run --role monitor > log 2>&1 &
 supervisor=$!
 started+=($supervisor)
+pruned() { [ "$(sql "select string_agg(delivery_id, ' ') from webhook_deliveries" "$url")" = new ]; }
 alerted() { [ "$(sql "select count >= 3 from system_alerts where kind = 'stuck' and subject = 'template' and resolved_at is null" "$url")" = t ]; }
 within 15 alerted
+within 15 pruned
 [ "$(sql "select count(*) from system_alerts where kind = 'stuck'" "$url")" = 1 ] || fail "an alert per look"
 sql "select message from system_alerts where kind = 'raised'" "$url" | grep -q 'index a nil value' || fail "what raised is not told"
 sql "delete from workflow_queue" "$url"
