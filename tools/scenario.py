@@ -217,7 +217,8 @@ class Scenario:
 
     def judge(self):
         """The simulator's own word on what was owed, sent, and forbidden."""
-        done = subprocess.run([sys.executable, os.path.join(SIMULATOR, "check.py"), self.books],
+        done = subprocess.run([sys.executable, os.path.join(SIMULATOR, "check.py"), "--strict",
+                               self.books],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = done.stdout.strip().splitlines() or [""]
         try:
