@@ -543,6 +543,9 @@ begin
   if cardinality(watching) > 0 then
     delete from workflow_subscriptions s where s.instance_id = any(watching);
     delete from workflow_inbox b where b.instance_id = any(watching);
+    -- What was postponed will not leave any more.
+    update messaging_log m set state = 'suppressed', rule = 'ended', until = null
+    where m.instance_id = any(watching) and m.state = 'postponed';
   end if;
   perform instances_ended(ended);
   if results is not null then

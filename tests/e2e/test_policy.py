@@ -157,6 +157,15 @@ class PolicyTest(OutboundTest):
         self.sql("select message_outcome('%s', 'refused', null, '400', 'no', false)" % v["id"])
         self.assertEqual("intent", self.verdict(once="welcome"))
 
+    def test_what_was_postponed_ends_with_its_instance(self):
+        self.at("2026-06-02 02:00:00+00")
+        call, worker = {"instance": str(uuid.uuid4())}, str(uuid.uuid4())
+        self.assertEqual("postponed quiet_hours", self.verdict(**call))
+        self.sql("insert into workflow_queue (instance_id, workflow_definition_id, worker, watched)"
+                 " values ('%s', 1, '%s', true)" % (call["instance"], worker))
+        self.sql("select finish('%s', array['%s'::uuid], '{}')" % (worker, call["instance"]))
+        self.assertEqual("suppressed ended", self.sql("select state || ' ' || rule from messaging_log"))
+
     def test_too_late(self):
         self.assertEqual("suppressed too_late", self.verdict(not_after="2026-06-01T14:59:00Z"))
         self.at("2026-06-02 01:00:00+00")
