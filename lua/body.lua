@@ -97,9 +97,13 @@ function M.load(bundle_json)
       chunks[path] = compile(path, source, api)
     end
   end
+  version.undoes = false
+  for _, source in pairs(version.files) do
+    version.undoes = version.undoes or source:find("compensate", 1, true) ~= nil
+  end
   local d = declaration(durable.new({ workflow = version.name, now = "1970-01-01T00:00:00Z" }, {}))
   return json.encode({ class = d.class or "marketing", on_stop = d.on_stop ~= nil,
-    on_error = d.on_error ~= nil })
+    on_error = d.on_error ~= nil, undoes = version.undoes })
 end
 
 local function text_of(value)
@@ -144,25 +148,56 @@ local function failed(task, err)
 end
 
 -- What was recorded, by the body that recorded it.
-local NO_HISTORY = { run = {}, on_stop = {}, on_error = {} }
+local NO_HISTORY = { run = {}, on_stop = {}, on_error = {}, undo = {} }
 
 local function histories(history_json)
   if not history_json then
     return NO_HISTORY
   end
-  local h = { run = {}, on_stop = {}, on_error = {} }
+  local h = { run = {}, on_stop = {}, on_error = {}, undo = {} }
   for _, s in ipairs(json.decode(history_json)) do
-    local list = h[s[2]:match("^on_%a+")] or h.run
+    local list = h[s[2]:match("^on_%a+") or s[2]:match("^undo")] or h.run
     list[#list + 1] = { branch = s[2], ordinal = s[3], name = s[4], hash = s[5], state = s[6],
       at = s[7], output = s[8] }
   end
   return h
 end
 
+-- Runs what the body left to be undone, the last first: nil, or what it came to instead of an end.
+local function undo(task, h)
+  local undos = task.undos
+  task.undos = false
+  if not undos then
+    return nil
+  end
+  local ok, value = scheduler.run(task, "undo", function()
+    for i = #undos, 1, -1 do
+      undos[i]()
+    end
+  end, h.undo)
+  return ok == false and failed(task, value) or nil
+end
+
+local function stop_and(task, d, h, by)
+  if d.on_stop then
+    local ok, value = scheduler.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
+    if ok == false then
+      return failed(task, value)
+    end
+  end
+end
+
+-- The body has ended itself by stop or fail.
+local function ended_itself(task, d, h, result)
+  local by = { name = "stop", reason = result.reason }
+  return undo(task, h) or result.state == "stopped" and stop_and(task, d, h, by)
+    or json.encode(result)
+end
+
 local function run_body(task, d, h)
   local ok, value = scheduler.run(task, "", d.run, h.run, task.event)
   if ok == nil then
-    return json.encode(value)
+    return ended_itself(task, d, h, value)
   elseif ok then
     return ended(value)
   end
@@ -173,22 +208,26 @@ local function run_body(task, d, h)
   local err = value
   ok, value = scheduler.run(task, "on_error", d.on_error, h.on_error, task.event, err)
   if ok == nil then
-    return json.encode(value)
+    return ended_itself(task, d, h, value)
   elseif not ok then
     return failed(task, value)
-  elseif value == "failed" or value == "done" then
-    return json.encode({ state = value, reason = value == "failed" and text_of(err) or nil })
+  elseif value == "failed" then
+    return undo(task, h) or json.encode({ state = "failed", reason = text_of(err) })
+  elseif value == "done" then
+    return json.encode({ state = "done" })
   end
   return failed(task, err)
 end
 
--- on_stop ends as it was going to: the instance is stopped.
+-- The body is run through its record for what there is to undo. on_stop ends as it was going to: the
+-- instance is stopped.
 local function run_stop(task, d, h, by)
-  if d.on_stop then
-    local ok, value = scheduler.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
-    if ok == false then
-      return failed(task, value)
-    end
+  if version.undoes then
+    scheduler.replay(task, "", d.run, h.run, task.event)
+  end
+  local other = undo(task, h) or stop_and(task, d, h, by)
+  if other then
+    return other
   end
   return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
 end
@@ -211,8 +250,9 @@ function M.run(start_json, event_json, history_json, phase, now)
   local h = histories(history_json)
   if phase == "on_stop" then
     local last = h.run[#h.run]
-    task.now = last and last.at or task.now
-    task.due = task.now
+    if last and not version.undoes then
+      task.now, task.due = last.at, last.at
+    end
     return run_stop(task, d, h, records.event(task, start.by))
   end
   return run_body(task, d, h)

@@ -222,6 +222,17 @@ function M.finish(state, reason)
   coroutine.yield({ kind = "end", state = state, reason = reason })
 end
 
+--- Keeps what undoes a step, for the case that the instance is stopped or fails.
+---@param f function
+function M.compensate(f)
+  if current.pure or current.loading then
+    M.raise("compensate can be used in run only")
+  end
+  local undos = current.undos or {}
+  current.undos = undos
+  undos[#undos + 1] = f
+end
+
 --- A number in [0, 1) from the branch's own generator: the same in every replay.
 function M.random()
   local branch = current.running
@@ -242,7 +253,7 @@ function M.new(start, event, now)
   now = now or start.now
   return { start = start, event = event, now = now, due = now, modules = {}, raised = {},
     entities = {}, running = false, loading = false, pure = false, ended = false, result = false,
-    diverged = false, answered = false, ready = false, pending = false, asked = false }
+    diverged = false, answered = false, ready = false, pending = false, asked = false, undos = false }
 end
 
 --- Makes a task the running one.

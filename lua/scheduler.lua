@@ -211,13 +211,8 @@ end
 
 local live = {} -- a completion that comes from the owner; nobody keeps it past its turn
 
---- Runs a function as the body `path` to its end: (true, value), (false, error), or
---- (nil, {state, reason}) when the body ended itself.
----@param task table from M.new
----@param path string "" for run
----@param f function
----@param history table completions still to be delivered, oldest first; emptied
-function M.run(task, path, f, history, ...)
+-- Runs a function through what was recorded of it.
+local function replay(task, path, f, history, ...)
   durable.enter(task)
   task.ended, task.result = nil, nil
   task.ready, task.pending, task.asked = {}, {}, {}
@@ -232,6 +227,28 @@ function M.run(task, path, f, history, ...)
     task.diverged = { message = "the body ended before " .. history[position].name
       .. ", which was recorded", other = history[position] }
   end
+end
+
+--- Runs a function through what was recorded of it, and no further: nothing is asked for.
+---@param task table
+---@param path string
+---@param f function
+---@param history table
+function M.replay(task, path, f, history, ...)
+  replay(task, path, f, history, ...)
+  if task.diverged then
+    diverged(task)
+  end
+end
+
+--- Runs a function as the body `path` to its end: (true, value), (false, error), or
+--- (nil, {state, reason}) when the body ended itself.
+---@param task table from M.new
+---@param path string "" for run
+---@param f function
+---@param history table completions still to be delivered, oldest first; emptied
+function M.run(task, path, f, history, ...)
+  replay(task, path, f, history, ...)
   local kind, a, b, c, d, e
   while true do
     if kind ~= "judge" then

@@ -109,6 +109,13 @@ local function add_flow(api, company)
     durable.finish("failed", reason and tostring(reason))
   end
 
+  function api.compensate(f)
+    if type(f) ~= "function" then
+      raise("compensate takes a function: compensate(function() … end)")
+    end
+    durable.compensate(f)
+  end
+
   function api.random(low, high)
     local r = durable.random()
     if not low then

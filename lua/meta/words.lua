@@ -265,6 +265,10 @@ function call(name, e) end
 ---@param what { customer: Customer?, data: table? } its subject's record, and what it says
 function emit(name, what) end
 
+---Undoes a step: run as steps, the last first, when the instance is stopped or fails.
+---@param f fun()
+function compensate(f) end
+
 ---A line in the timeline, with placeholders.
 ---@param text string
 ---@param with? table

@@ -160,6 +160,7 @@ static bool load(struct entry *e, const char *name, const char *bundle, size_t l
     const char *class_ = json_text(facts, "class");
     body->class_ = xstrdup(class_ ? class_ : "marketing");
     body->on_stop = json_bool(facts, "on_stop");
+    body->undoes = json_bool(facts, "undoes");
     json_free(facts);
     return true;
 }

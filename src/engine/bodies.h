@@ -14,6 +14,7 @@ struct body {
     char *workflow; /* its name */
     char *class_;   /* of its sends */
     bool on_stop;   /* it has one */
+    bool undoes;    /* it may leave something to be undone */
     struct vm *vm;  /* NULL: it can't be loaded */
     struct err err; /* why not */
 };

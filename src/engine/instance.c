@@ -152,6 +152,11 @@ static void stopping_written(struct note *note)
         return;
     }
     in->stopping = true;
+    if (in->body->undoes) { /* what there is to undo comes from the whole record: it is read anew */
+        instance_leave(in, NOTE_RELEASE, xstrdup("\"state\":\"pending\",\"due\":\"now\""));
+        instance_pump(in);
+        return;
+    }
     start_body(in, "on_stop", in->halt->payload);
 }
 
@@ -172,7 +177,7 @@ static void halt_now(struct instance *in)
         instance_leave_with_reason(in, "paused", NULL,
                                    "{\"code\":\"paused\",\"message\":\"paused by a person\","
                                    "\"can\":[\"resume\",\"cancel\"]}");
-    } else if (!in->body->on_stop) {
+    } else if (!in->body->on_stop && !in->body->undoes) {
         instance_leave(in, NOTE_FINISH, stopped_json(name));
     } else {
         struct buf reason;

@@ -165,6 +165,68 @@ describe("a body", function()
     assert.is_truthy(then_asked[3]:find("staff.cancel_task#1", 1, true))
   end)
 
+  describe("that is to be undone", function()
+    local BODY = [[
+      sms.send { to = e.customer, text = "one" }
+      compensate(function() sms.send { to = e.customer, text = "undo one" } end)
+      sms.send { to = e.customer, text = "two" }
+      compensate(function() sms.send { to = e.customer, text = "undo two" } end)
+      sms.send { to = e.customer, text = "three" }
+      ]]
+    local SENT = '{"status":"sent"}'
+
+    it("undoes in reverse when it is stopped, from where it came to", function()
+      for done, wanted in pairs { [0] = {}, { "one" }, { "two", "one" } } do
+        local o = owner(BODY .. "sleep '1d'")
+        assert.is_true(o.facts.undoes)
+        for _ = 1, done do
+          o:answer(SENT)
+        end
+        o:start("on_stop", { name = "estimate_rejected" })
+        for _, text in ipairs(wanted) do
+          assert.is_truthy(o.open[1][6]:find("undo " .. text, 1, true))
+          assert.are.equal("undo", o.open[1][2])
+          o:crash("on_stop", { name = "estimate_rejected" })
+          o:answer(SENT)
+        end
+        assert.are.same({ state = "stopped", reason = "estimate_rejected" }, o.result)
+      end
+    end)
+
+    it("undoes when it fails or stops itself, then runs on_stop", function()
+      for word, state in pairs { fail = "failed", stop = "stopped" } do
+        local o = Owner.new({ ["x.lua"] = "return workflow { on = 'estimate_created', "
+          .. "on_stop = function(e, by) note('stopped by ' .. by.name) end, run = function(e)\n"
+          .. BODY .. word .. " 'why' end }" }, EVENT)
+        o:start()
+        for _, text in ipairs { '"one"', '"two"', '"three"', "undo two", "undo one" } do
+          assert.is_truthy(o.open[1][6]:find(text, 1, true))
+          o:crash()
+          o:answer(SENT)
+        end
+        if word == "stop" then
+          assert.is_truthy(o.open[1][7]:find("stopped by stop", 1, true))
+          o:answer()
+        end
+        assert.are.same({ state = state, reason = "why" }, o.result)
+      end
+    end)
+
+    it("leaves alone what went well", function()
+      local o = run_all(BODY, { { SENT }, { SENT }, { SENT } })
+      assert.are.same({ state = "done" }, o.result)
+    end)
+
+    it("is stuck where undoing fails", function()
+      local o = owner(BODY)
+      o:answer(SENT)
+      o:start("on_stop", { name = "cancelled" })
+      o:answer('{"action":"sms.send","code":"refused","message":"no"}', "failed")
+      assert.are.equal("undo", o.result.reason.branch)
+      assert.are.equal("action_failed", o.result.reason.code)
+    end)
+  end)
+
   it("raises the first error of its branches once all have ended", function()
     local body = [[
       local ok, err = pcall(all, {

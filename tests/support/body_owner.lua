@@ -84,9 +84,9 @@ function Owner:start(phase, by)
 end
 
 --- A crash: a new VM, and the body starts from the record.
-function Owner:crash()
+function Owner:crash(phase, by)
   self:load()
-  self:start()
+  self:start(phase, by)
 end
 
 --- Commits the answer of the open request at index (1) and hands it over.
