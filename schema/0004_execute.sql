@@ -229,7 +229,8 @@ $$;
 
 -- Real milliseconds until something is due: null when nothing ever is, never below 0.
 create function next_due() returns bigint language sql stable as $$
-  select greatest(0, ceil(extract(epoch from min(d.due) - clock_timestamp()) * 1000))::bigint
+  select case when min(d.due) is not null then -- greatest() passes over a null
+           greatest(0, ceil(extract(epoch from min(d.due) - clock_timestamp()) * 1000))::bigint end
   from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
   cross join lateral (select w.due from workflow_queue w
                       where w.priority = c.priority and w.worker is null and w.due is not null

@@ -41,12 +41,55 @@ FILES = {
 """,
 }
 
+CONDITION = """return workflow {{
+  on = "estimate_created",
+  when = function(e)
+    local t = e.estimate
+    return t.status == "Open" and t.total >= 1000 and t.name ~= "none" and t.id < 0 - {n}
+  end,
+  run = function() end }}
+"""
+CONDITIONS = {"condition_%d.lua" % n: CONDITION.format(n=n) for n in range(1, 50)}
+CONDITIONS["three_steps.lua"] = CONDITION.format(n=0)
+
+CUSTOMER = """
+insert into sync_cursors (entity, live_since, completed_at)
+select e, now() - interval '1 day', now()
+from unnest(array['customers', 'jobs', 'estimates', 'invoices', 'appointments', 'locations']) e
+on conflict do nothing;
+insert into st_customers (id, name, type, state, zip, created_on, modified_on)
+values (9, 'Ann Lee', 'Residential', 'NY', '10001', '2026-01-01Z', '2026-01-01Z') on conflict do nothing;
+insert into st_contacts (id, customer_id, type, value, phone, email, modified_on)
+values (1, 9, 'MobilePhone', '5552000009', '+15552000009', null, '2026-01-01Z') on conflict do nothing;
+"""
+ESTIMATES = """
+insert into st_estimates (id, name, status, customer_id, subtotal, tax, created_on, modified_on)
+select i, 'Replace condenser', 'Open', 9, 2000, 160, now(), now()
+from generate_series({first}, {last}) i
+"""
+
+# Instances asleep for a year, and steps of instances that have ended.
+SLEEPERS = ["""
+insert into workflow_instances (id, workflow_definition_id, workflow, customer_id, created_at)
+select md5('s' || i)::uuid, {definition}, 'three_steps', i, now() from generate_series(1, {sleepers}) i
+""", """
+insert into workflow_queue (instance_id, workflow_definition_id, due, state, epoch)
+select md5('s' || i)::uuid, {definition}, now() + interval '1 year', 'sleeping', 1
+from generate_series(1, {sleepers}) i
+""", """
+insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state, name,
+  args_hash, input, output, at, started_at, finished_at)
+select md5('o' || i)::uuid, 1, s, '', s, 'done', 'bench.work#' || s, 'd1e2f3a4b5c60718', '{{"n":1}}',
+  '{{"n":1,"text":"a result of about a hundred bytes"}}', now(), now(), now()
+from generate_series(1, {steps} / 3) i, generate_series(1, 3) s
+"""]
+
 # One event of about 600 bytes and one pending instance each.
 BACKLOG = """
 insert into events (id, type, entity, entity_id, at, noticed_at, settled, customer_id, payload)
-select md5('e' || {seed} || i)::uuid, 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
+select md5('e{seed}-' || i)::uuid, 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
        {base} + i, i,
-       json_build_object('id', md5('e' || {seed} || i)::uuid, 'name', 'estimate_created',
+       json_build_object('id', md5('e{seed}-' || i)::uuid, 'name', 'estimate_created',
          'of', 'estimate', 'time', '2026-06-01T12:00:00Z',
          'estimate', json_build_object('id', i, 'status', 'Open', 'subtotal', 1200.5, 'tax', 96.04,
            'total', 1296.54, 'name', 'Replace condenser', 'created_on', '2026-06-01T11:58:00Z'),
@@ -56,10 +99,10 @@ select md5('e' || {seed} || i)::uuid, 'estimate_created', 'estimate', '{seed}-' 
          'location', json_build_object('id', i, 'address', '12 Main St', 'city', 'Columbus'))
 from generate_series(1, {n}) i;
 insert into workflow_instances (id, workflow_definition_id, workflow, event_id, customer_id, created_at)
-select md5('i' || {seed} || i)::uuid, {definition}, 'three_steps', md5('e' || {seed} || i)::uuid, i,
+select md5('i{seed}-' || i)::uuid, {definition}, 'three_steps', md5('e{seed}-' || i)::uuid, i,
        now() from generate_series(1, {n}) i;
 insert into workflow_queue (instance_id, workflow_definition_id, event_id, due)
-select md5('i' || {seed} || i)::uuid, {definition}, md5('e' || {seed} || i)::uuid, now()
+select md5('i{seed}-' || i)::uuid, {definition}, md5('e{seed}-' || i)::uuid, now()
 from generate_series(1, {n}) i;
 """
 
@@ -137,10 +180,10 @@ def peak_mb(pids):
 
 
 class Bench:
-    def __init__(self, program, workers):
+    def __init__(self, program, workers, files=FILES):
         self.folder = tempfile.mkdtemp(prefix="moonwright-bench.")
         os.chmod(self.folder, 0o755)
-        for name, text in FILES.items():
+        for name, text in files.items():
             path = os.path.join(self.folder, "workflows", name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w") as file:
@@ -212,7 +255,7 @@ class Bench:
         seconds = time.monotonic() - begun
         engine_after, postgres_after = self.measure()
         bad = watch.sql(
-            "select count(*) from workflow_instances i where i.id in (select md5('i' || %d || k)::uuid "
+            "select count(*) from workflow_instances i where i.id in (select md5('i%d-' || k)::uuid "
             "from generate_series(1, %d) k) and (i.state <> 'done' or 3 <> (select count(*) from "
             "workflow_step_executions s where s.workflow_instance_id = i.id))" % (self.seed, n))
         watch.close()
@@ -277,7 +320,7 @@ def latency(bench, options):
         bench.backlog(1)
         sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
         bench.database.sql("commit; notify work")
-        instance = "md5('i' || %d || 1)::uuid" % bench.seed
+        instance = "md5('i%d-1')::uuid" % bench.seed
         for _ in range(2000):
             began = bench.database.sql("select extract(epoch from started_at) from "
                                        "workflow_step_executions where workflow_instance_id = %s "
@@ -287,32 +330,108 @@ def latency(bench, options):
             time.sleep(0.002)
         took.append((float(began) - sent) * 1000)
         time.sleep(0.02)
+    changed = sorted(changes(bench, options.samples // 2))
     took.sort()
     before, begun = sum(bench.measure()), time.monotonic()
     time.sleep(options.idle)
     idle = (sum(bench.measure()) - before) * 1000 / (time.monotonic() - begun)
     found = {"event_to_action_ms": {"p50": round(took[len(took) // 2], 2),
                                     "p99": round(took[int(len(took) * 0.99)], 2)},
+             "change_to_action_ms": {"p50": round(changed[len(changed) // 2], 2),
+                                     "p99": round(changed[int(len(changed) * 0.99)], 2)},
              "idle_cpu_ms_per_s": round(idle, 2)}
     print("event to action  p50 %.2f ms, p99 %.2f ms; idle %.2f ms of CPU a second" % (
         found["event_to_action_ms"]["p50"], found["event_to_action_ms"]["p99"], idle))
+    print("change to action p50 %(p50).2f ms, p99 %(p99).2f ms" % found["change_to_action_ms"])
     return found
+
+
+def changes(bench, samples):
+    """From the commit of a row in st_estimates to the first recorded step's start, in ms."""
+    bench.database.sql(CUSTOMER)
+    took = []
+    for number in range(1, samples + 1):
+        bench.database.sql("begin")
+        bench.database.sql(ESTIMATES.format(first=number, last=number))
+        sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
+        bench.database.sql("commit")
+        for _ in range(2000):
+            began = bench.database.sql(
+                "select extract(epoch from s.started_at) from workflow_instances i join "
+                "workflow_step_executions s on s.workflow_instance_id = i.id and s.seq = 1 "
+                "where i.entity = 'estimate' and i.entity_id = '%d'" % number)
+            if began:
+                break
+            time.sleep(0.002)
+        took.append((float(began) - sent) * 1000)
+        time.sleep(0.02)
+    return took
+
+
+def sleepers(bench, options):
+    """The cost of a workflow by the size of the backlog, beside sleeping instances and old steps."""
+    idle = peak_mb(bench.engine_pids())
+    for sql in SLEEPERS:
+        bench.database.sql(sql.format(sleepers=options.sleepers, steps=options.old_steps,
+                                      definition=bench.definition))
+    bench.drain(1000)
+    cost = {}
+    for n in (2000, 10000, options.n * 20):
+        run = bench.drain(n)
+        cost[n] = run["engine"] + run["postgres"]
+        print("backlog %7d  %8.0f workflows/s  %.4f CPU s per 1,000" % (n, run["per_s"], cost[n]))
+    flat = max(cost.values()) / min(cost.values()) - 1
+    print("changes by %.0f %%; a worker's peak %.1f MB" % (flat * 100, peak_mb(bench.engine_pids())))
+    return {"cpu_s_per_1k": {str(n): round(c, 4) for n, c in cost.items()}, "spread": round(flat, 3),
+            "idle_rss_mb": round(idle, 1), "peak_rss_mb": round(peak_mb(bench.engine_pids()), 1)}
+
+
+def conditions(bench, options):
+    """50 workflows' `when` of four comparisons, on events made by detection: none is true."""
+    bench.database.sql(CUSTOMER)
+    bench.database.sql(ESTIMATES.format(first=1, last=100))
+    wait_for_changes(bench)
+    before, begun = bench.measure(), time.monotonic()
+    bench.database.sql(ESTIMATES.format(first=101, last=100 + options.n // 5))
+    wait_for_changes(bench)
+    seconds, after = time.monotonic() - begun, bench.measure()
+    looked = options.n // 5 * len(CONDITIONS)
+    if bench.database.sql("select count(*) from workflow_instances") != "0":
+        raise SystemExit("bench: a condition was true")
+    cpu_s = after[0] - before[0]
+    print("%d conditions in %.2f s: %.0f a second of the worker's CPU, events and all"
+          % (looked, seconds, looked / cpu_s))
+    return {"conditions_per_cpu_s": round(looked / cpu_s), "conditions_per_s": round(looked / seconds),
+            "events_per_s": round(options.n // 5 / seconds)}
+
+
+def wait_for_changes(bench):
+    while bench.database.sql("select 1 from changes limit 1"):
+        bench.alive()
+        time.sleep(0.02)
 
 
 def main():
     p = argparse.ArgumentParser(prog="tools/bench")
-    p.add_argument("what", choices=["engine", "latency"])
+    p.add_argument("what", choices=["engine", "latency", "sleepers", "conditions"])
     p.add_argument("--json", action="store_true", help="the last line is one JSON object")
     p.add_argument("-n", type=int, default=10000, help="workflows in the backlog")
     p.add_argument("--runs", type=int, default=3)
     p.add_argument("--samples", type=int, default=200)
     p.add_argument("--idle", type=float, default=10, help="seconds of idleness that are measured")
+    p.add_argument("--sleepers", type=int, default=1000000, help="instances asleep beside")
+    p.add_argument("--old-steps", type=int, default=10000000, help="step rows of the past beside")
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--program", required=True, help=argparse.SUPPRESS)
     options = p.parse_args()
-    bench = Bench(options.program, options.workers)
+    files = dict(FILES, **CONDITIONS) if options.what == "conditions" else FILES
+    if options.what == "conditions":
+        files["three_steps.lua"] = CONDITION.format(n=0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
+    bench = Bench(options.program, options.workers, files)
     try:
-        found = {"engine": engine, "latency": latency}[options.what](bench, options)
+        found = {"engine": engine, "latency": latency, "sleepers": sleepers,
+                 "conditions": conditions}[options.what](bench, options)
     finally:
         bench.close()
     if options.json:

@@ -162,6 +162,15 @@ class PlainTest(Case):
         self.assertEqual("3000|1|3", self.sql(
             "select count(*), min(seq), max(seq) from workflow_step_executions"))
 
+    def test_a_worker_with_nothing_due_does_not_ask_all_the_time(self):
+        self.assertEqual("never", self.sql("select coalesce(next_due()::text, 'never')"))
+        self.body("sleep '1h'")
+        self.begin(1)
+        w = self.worker()
+        self.states(sleeping=1)
+        self.assertEqual("t", self.sql("select next_due() between 1000 and 3600000"))
+        self.assertEqual(0, w.end())
+
     def test_file_locals_are_not_shared(self):
         self.define("local n = 0\nreturn workflow { on = 'x', run = function(e)\n"
                     "n = n + 1\nsms.send { to = e.customer, text = 'a' }\nreturn tostring(n) end }")
