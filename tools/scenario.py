@@ -302,7 +302,8 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scenario = Scenario(options)
     try:
-        print("starting", flush=True)
+        if not options.check:
+            print("starting", flush=True)
         scenario.start()
         if options.check:
             good = check(scenario, begun)

@@ -268,8 +268,16 @@ bool postgres_find(struct postgres_place *place, const char *data_dir, const cha
 {
     memset(place, 0, sizeof(*place));
     /* Without the folder there is no cluster either: nothing is made before all of this holds. */
-    if (realpath(data_dir, place->data) == NULL)
-        snprintf(place->data, sizeof(place->data), "%s", data_dir);
+    if (realpath(data_dir, place->data) == NULL) {
+        /* By its full name: being in a folder says nothing about others' way there. */
+        char here[PATH_MAX] = "";
+        if (data_dir[0] != '/' && getcwd(here, sizeof(here)) == NULL)
+            return err_set(err, ERR_IO, "can't tell which folder this is: %s", strerror(errno));
+        if (strlen(here) + strlen(data_dir) > PATH_MAX - 64)
+            return err_set(err, ERR_CONFIG, "MOONWRIGHT_DATA is too long");
+        snprintf(place->data, sizeof(place->data), "%.*s%s%s", PATH_MAX / 2, here,
+                 here[0] != '\0' ? "/" : "", data_dir);
+    }
     if (strlen(place->data) > PATH_MAX - 64)
         return err_set(err, ERR_CONFIG, "MOONWRIGHT_DATA is too long");
     snprintf(place->cluster, sizeof(place->cluster), "%.*s/postgres", PATH_MAX - 64, place->data);

@@ -98,6 +98,10 @@ if [ "$(id -u)" = 0 ]; then
     MOONWRIGHT_DATA=$work/closed/data run migrate
     refused "can't enter $work/closed/data: set MOONWRIGHT_DATA"
     [ ! -e closed/data ] || fail "something was made"
+    mkdir closed/open
+    cd closed/open && MOONWRIGHT_DATA=var run migrate; cd "$work"
+    refused "can't enter $work/closed/open/var: set MOONWRIGHT_DATA"
+    [ ! -e closed/open/var ] || fail "something was made"
     mkdir -p theirs/postgres && echo "$kept" > theirs/postgres/PG_VERSION
     MOONWRIGHT_DATA=$work/theirs run migrate
     refused "$work/theirs/postgres belongs to 'root' and PostgreSQL would run as 'postgres'"
