@@ -25,6 +25,7 @@ stds.company = { read_globals = {
   -- the words of run
   "sms", "email", "ghl", "db", "sleep", "sleep_until", "moment", "date", "now", "wait_for", "fresh", "sum",
   "step", "all", "note", "stop", "fail", "random", "start", "call", "emit", "approve", "staff", "compensate",
+  "variant", "audience", "start_each", "children",
 } }
 
 files["lua"] = { read_globals = { "host" } }

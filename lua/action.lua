@@ -13,7 +13,7 @@ local tries = require "tries"
 local json = host.json
 local M = {}
 
-local OURS = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff" }
+local OURS = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff", "campaign" }
 local state = { files = {}, settings = {}, company = {}, actions = {}, mappings = {} }
 local contexts = setmetatable({}, { __mode = "k" }) -- coroutine -> its call
 

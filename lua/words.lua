@@ -1,5 +1,6 @@
 -- The author's words in `run`: what company files see beside plain Lua. Built once per VM; a word
 -- finds its instance through durable.task().
+local campaign = require "words.campaign"
 local children = require "words.children"
 local durable = require "durable"
 local people = require "words.people"
@@ -168,6 +169,7 @@ function M.build(world)
   people.add(api, staff_deadline_of, split_options)
   records.add(api)
   children.add(api)
+  campaign.add(api)
   add_flow(api, world.company)
   return api
 end

@@ -1,5 +1,5 @@
 ---@meta
--- The words of `run` that ask and tell people of ours. For editors; never run.
+-- The words of `run` that ask and tell people of ours, and those of campaigns. For editors; never run.
 
 ---@class Approve
 ---@field by string a role of company.people
@@ -61,3 +61,42 @@ function staff.cancel_task(options) end
 ---@param options StaffTell
 ---@return Sent
 function staff.tell(options) end
+
+-- Campaigns ----------------------------------------------------------------------------------------
+
+---One of several, by a hash of the customer: a name of the list, or the value under the chosen name.
+---@param name string
+---@param variants table
+---@return any
+function variant(name, variants) end
+
+---@class Audience
+---@field id string
+---@field count integer
+---@field sample string the names of the first
+
+---A frozen list of the customer_ids that a query on the views finds.
+---@param sql string
+---@param params? table<string, any>
+---@return Audience
+function audience(sql, params) end
+
+---A child for each customer of an audience.
+---@param name string a workflow
+---@param people Audience
+---@return integer count
+function start_each(name, people) end
+
+---@class Children
+---@field total integer
+---@field live integer
+---@field done integer
+---@field stopped integer
+---@field failed integer
+---@field stuck integer
+---@field sent integer messages that left
+---@field opted_out integer
+
+---How the children of this instance do.
+---@return Children
+function children() end

@@ -2,3 +2,4 @@
 python_test(children)
 python_test(signals)
 python_test(people)
+python_test(campaign)

@@ -15,7 +15,7 @@ local words = require "words"
 local workflow = require "workflow"
 
 local json = _G.host.json
-local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff" }
+local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff", "campaign" }
 
 local function read(path)
   local file = assert(io.open(os.getenv "MOONWRIGHT_SOURCE" .. "/" .. path))

@@ -7,7 +7,7 @@ local json = host.json
 
 local function fresh_body()
   for _, name in ipairs { "body", "durable", "scheduler", "words", "words.records", "words.time",
-    "words.wait", "words.children", "words.people" } do
+    "words.wait", "words.children", "words.people", "words.campaign" } do
     package.loaded[name] = nil
   end
   return require "body"

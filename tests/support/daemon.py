@@ -31,6 +31,7 @@ class DaemonTest(unittest.TestCase):
     clock = "1"        # business seconds per real one
     roles = "workflow,web"
     settings = {}
+    reads_views = False  # a login that may read views, for db.* and audience
 
     @classmethod
     def setUpClass(cls):
@@ -49,6 +50,10 @@ class DaemonTest(unittest.TestCase):
             MOONWRIGHT_HTTP="127.0.0.1:%d" % cls.port,
             PUBLIC_URL="http://127.0.0.1:%d" % cls.port,
             MOONWRIGHT_CLOCK="2026-06-01T14:00:00Z@2026-06-01T14:00:00Z*1", **cls.settings)
+        if cls.reads_views:
+            cls.sql("do $$ begin create role test_reader login; exception when duplicate_object or "
+                    "unique_violation then null; end $$")
+            cls.environment["MOONWRIGHT_READONLY_URL"] = cls.database.url.replace("user=test", "user=test_reader")
         cls.write("company.lua", COMPANY)
         cls.write("events.lua", EVENTS)
         for name, source in cls.files.items():
