@@ -273,10 +273,9 @@ bool postgres_find(struct postgres_place *place, const char *data_dir, const cha
         char here[PATH_MAX] = "";
         if (data_dir[0] != '/' && getcwd(here, sizeof(here)) == NULL)
             return err_set(err, ERR_IO, "can't tell which folder this is: %s", strerror(errno));
-        if (strlen(here) + strlen(data_dir) > PATH_MAX - 64)
-            return err_set(err, ERR_CONFIG, "MOONWRIGHT_DATA is too long");
-        snprintf(place->data, sizeof(place->data), "%.*s%s%s", PATH_MAX / 2, here,
-                 here[0] != '\0' ? "/" : "", data_dir);
+        char *full = xprintf("%s%s%s", here, here[0] != '\0' ? "/" : "", data_dir);
+        snprintf(place->data, sizeof(place->data), "%s", full);
+        free(full);
     }
     if (strlen(place->data) > PATH_MAX - 64)
         return err_set(err, ERR_CONFIG, "MOONWRIGHT_DATA is too long");
