@@ -2,7 +2,8 @@
  *
  *     absent --get--> loading --read, compiled--> ready | broken --unused, too many--> absent
  *
- * A broken one is tried again by the next that asks, one second later at the earliest. */
+ * A broken one is tried again by the next that asks, one second later at the earliest; at once when
+ * it was the database that could not be asked. */
 #include "engine/bodies.h"
 
 #include "base/clock.h"
@@ -31,7 +32,7 @@ struct entry {
     struct waiter *waiters, **end;
     bool loading, answering;
     int users;
-    int64_t used_ms;
+    int64_t used_ms, loaded_ms; /* 0: never */
 };
 
 struct bodies {
@@ -176,7 +177,7 @@ static void loaded(void *ctx, const struct db_reply *reply)
         return;
     }
     e->loading = false;
-    e->used_ms = clock_mono_ms();
+    e->used_ms = e->loaded_ms = clock_mono_ms();
     entry_clear(e);
     if (db_reply_outcome(reply) != DB_OK)
         e->body.err = *db_reply_err(reply);
@@ -227,7 +228,8 @@ void bodies_get(struct bodies *b, int definition, body_fn *fn, void *ctx)
     *e->end = w;
     e->end = &w->next;
     bool stale = !e->body.vm && e->users == 0 &&
-                 (e->used_ms == 0 || clock_mono_ms() - e->used_ms > TRY_AGAIN_MS);
+                 (e->loaded_ms == 0 || err_passes(&e->body.err) ||
+                  clock_mono_ms() - e->loaded_ms > TRY_AGAIN_MS);
     if (!e->loading && stale)
         fetch(e);
     answer_later(e);
