@@ -24,7 +24,7 @@ stds.company = { read_globals = {
   "workflow", "events", "company", "mapping", "actions", "http", "setting", "null",
   -- the words of run
   "sms", "email", "ghl", "db", "sleep", "sleep_until", "moment", "date", "now", "wait_for", "fresh", "sum",
-  "step", "all", "note", "stop", "fail", "random", "start", "call", "emit", "approve", "staff", "compensate",
+  "step", "all", "note", "stop", "fail", "random", "start", "call", "emit", "approve", "staff", "compensate", "continue_as",
   "variant", "audience", "start_each", "children",
 } }
 

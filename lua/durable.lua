@@ -222,6 +222,18 @@ function M.finish(state, reason)
   coroutine.yield({ kind = "end", state = state, reason = reason })
 end
 
+--- Ends this run and begins the next, with an event of its own and an empty history.
+---@param event table
+function M.continue(event)
+  if current.pure or not coroutine.isyieldable() then
+    M.raise("continue_as can't be used here")
+  elseif current.undos then
+    M.raise("continue_as would forget what compensate has kept; leave undoing to one run")
+  end
+  encode(event, "continue_as")
+  coroutine.yield({ kind = "end", state = "continue", event = event })
+end
+
 --- Keeps what undoes a step, for the case that the instance is stopped or fails.
 ---@param f function
 function M.compensate(f)

@@ -10,7 +10,7 @@ local M = {}
 --- The namespaces of the actions that ship.
 M.NAMESPACES = { "sms", "email", "ghl", "staff", "servicetitan", "agent", "db", "http" }
 local EFFECTS = { "sleep", "sleep_until", "wait_for", "approve", "start", "call", "audience",
-  "start_each", "children", "variant", "fresh", "all", "step", "compensate", "stop", "fail", "note",
+  "start_each", "children", "variant", "fresh", "all", "step", "compensate", "continue_as", "stop", "fail", "note",
   "emit", "random", "setting" }
 
 -- What is being evaluated: "when", "key", a rule's field; nil while a file is loaded. The zone that

@@ -81,7 +81,7 @@ local function go_on(task, branch, ...)
   elseif request.kind == "all" then
     spawn_all(task, branch, request)
   elseif request.kind == "end" then
-    task.result = { state = request.state, reason = request.reason }
+    task.result = { state = request.state, reason = request.reason, event = request.event }
   elseif request.kind == "diverged" then
     task.diverged = request
   else

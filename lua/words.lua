@@ -110,6 +110,20 @@ local function add_flow(api, company)
     durable.finish("failed", reason and tostring(reason))
   end
 
+  -- The same instance goes on, under its key and with its stops.
+  function api.continue_as(e)
+    if type(e) ~= "table" then
+      raise("continue_as takes the event of the next run: continue_as(e)")
+    end
+    local event = {}
+    for k, v in pairs(e) do
+      event[k] = v
+    end
+    event.name, event.of = event.name or "continued", event.of or "customer"
+    event.time = event.time or durable.task().now
+    durable.continue(event)
+  end
+
   function api.compensate(f)
     if type(f) ~= "function" then
       raise("compensate takes a function: compensate(function() … end)")

@@ -427,7 +427,8 @@ end $$;
 -- Giving up and ending ---------------------------------------------------------------------------
 
 -- Gives instances back. Each element: {instance, state, due, reason}; due is real time or null, and
--- null for 'stuck', or the business time `deadline`; or {instance, keep: true}: stuck or paused as it was. One that is stopping stays
+-- null for 'stuck', or the business time `deadline`; or {instance, keep: true}: stuck or paused as it was;
+-- with `continue`, an event, its next run begins. One that is stopping stays
 -- so; when stuck, its reason keeps what it was stopping for. 'stop_error' says that the `when` of a
 -- stop can't be asked: asking again at once would be no use. The reason of a stuck one gets its `since`. The row is locked before what may
 -- have arrived for it is looked at, so nothing that arrives meanwhile is lost (with the gate locked
@@ -482,6 +483,9 @@ begin
     where b.instance_id = id and b.kind = 'wait' and b.verdict is null;
     if found and next_state = 'waiting' then
       next_due := clock_timestamp();
+    end if;
+    if w->'continue' is not null and old.state <> 'stopping' then
+      perform continue_instance(id, w->'continue');
     end if;
     update workflow_queue q
     set worker = null, due = next_due, state = next_state, reason = why

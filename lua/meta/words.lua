@@ -269,6 +269,10 @@ function emit(name, what) end
 ---@param f fun()
 function compensate(f) end
 
+---Ends this run and begins the next with an empty history: the same instance, key and stops.
+---@param e Event
+function continue_as(e) end
+
 ---A line in the timeline, with placeholders.
 ---@param text string
 ---@param with? table

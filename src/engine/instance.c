@@ -378,6 +378,11 @@ static void body_returned(struct instance *in, const char *text, size_t len)
                  reason, NULL);
         instance_leave_with_reason(in, "stuck", NULL, reason);
         free(reason);
+    } else if (strcmp(state, "continue") == 0) {
+        char *event = json_encode(result, "event");
+        instance_leave(in, NOTE_RELEASE,
+                       xprintf("\"state\":\"pending\",\"due\":\"now\",\"continue\":%s", event));
+        free(event);
     } else {
         instance_leave(in, NOTE_FINISH, end_json(result));
     }

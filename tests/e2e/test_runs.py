@@ -1,0 +1,53 @@
+"""Runs of one instance: continue_as, and the limits of a history."""
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from daemon import DaemonTest  # noqa: E402
+
+ON = """return workflow { on = "go", key = "customer", stop_when = { "other" },
+  when = function(e) return e.data.kind == "%s" or e.data.round end, run = function(e)\n%s\nend }"""
+
+
+class RunsTest(DaemonTest):
+    files = {
+        "rounds.lua": ON % ("rounds", """
+          local round = e.data.round or 1
+          staff.task { to = "csr", title = "round {n}", with = { n = round } }
+          if round == 4 then return "four of " .. e.customer.name end
+          e.data = { round = round + 1 }
+          continue_as(e)"""),
+        "sleeper.lua": ON % ("sleep", """
+          if e.data.round then sleep "365d" end
+          continue_as { customer = e.customer, data = { round = 2 } }"""),
+        "undoing.lua": ON % ("undoing", "compensate(function() end) continue_as(e)"),
+    }
+
+    def test_an_instance_goes_on_with_an_empty_history(self):
+        self.go(1, data={"kind": "rounds"})
+        self.ended("rounds", 1, "done four of Ann Lee")
+        self.assertEqual("1", self.sql("select count(*) from workflow_instances where customer_id = 1 "
+                                       "and workflow = 'rounds'"))
+        self.assertEqual("1|1\n2|1\n3|1\n4|1", self.sql(
+            "select run, count(*) from workflow_step_executions x join workflow_instances i "
+            "on i.id = x.workflow_instance_id where i.customer_id = 1 and i.workflow = 'rounds' "
+            "group by 1 order by 1"))
+        self.assertEqual("4", self.sql("select count(distinct title) from staff_tasks where customer_id = 1"))
+
+    def test_key_and_stops_stay(self):
+        self.go(2, data={"kind": "sleep"})
+        self.wait("select state, run from instances where workflow = 'sleeper' and customer_id = 2", "sleeping|2")
+        self.go(2, data={"kind": "sleep"})
+        self.wait("select count(*) from workflow_skips where workflow = 'sleeper' and reason = 'key taken'", "1")
+        self.go(2, "other")
+        self.ended("sleeper", 2, "stopped other")
+
+    def test_what_is_to_be_undone_is_not_forgotten(self):
+        self.go(3, data={"kind": "undoing"})
+        self.wait("select stuck->>'message' like '%continue_as would forget what compensate has kept%' "
+                  "from instances where workflow = 'undoing'", "t")
+
+
+if __name__ == "__main__":
+    unittest.main()
