@@ -22,6 +22,7 @@ BODY = """return workflow { on = "go", key = "customer", stop_when = { "other" }
 
 
 class UndoTest(DaemonTest):
+    settings = {"WORKER_LEASE_MS": "6000"}
     files = {
         "saga.lua": BODY % ("saga", 'sleep "365d"'),
         "failing.lua": BODY % ("fail", 'fail "no money"'),
@@ -89,7 +90,7 @@ class UndoTest(DaemonTest):
         self.process.wait()
         self.start()
         for customer in customers:
-            self.ended("saga", customer, "stopped other")
+            self.ended("saga", customer, "stopped other", 60)
             self.undone(customer, ", on_stop other")
 
     def test_an_undoing_that_fails_asks_a_person(self):
