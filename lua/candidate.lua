@@ -35,7 +35,9 @@ local function attempt(set, from, path, f, ...)
       message = (why.message:gsub(" %(workflows/[%w_/]+%.lua:%d+%)", "")) }
   end
   local ok, result = pcall(f, ...)
-  M.loading = nil
+  if ok then -- else the VM may be about to be stopped for what pcall has just caught
+    M.loading = nil
+  end
   return ok, result
 end
 
@@ -242,7 +244,7 @@ function M.load(sources, active, more)
   for _, space in ipairs(files.NAMESPACES) do
     set.ours[space] = true
   end
-  files.doing = nil
+  files.doing, M.loading = nil, nil
   check_levels(set)
   load_actions(set, more.bundle or { files = {} })
   local ours = best(set, "company", COMPANY, declared("company", set, COMPANY, company.check))

@@ -131,6 +131,12 @@ static void tell_actions(struct versions *v)
 
 /* ---- put in force ---- */
 
+static void ignored(void *ctx, const struct db_reply *reply)
+{
+    (void)ctx;
+    (void)reply;
+}
+
 static void in_force(void *ctx, const struct db_reply *reply)
 {
     struct versions *v = ctx;
@@ -150,7 +156,11 @@ static void in_force(void *ctx, const struct db_reply *reply)
     const struct slice arg = slice_of(ids);
     bool ok = vm_call(v->candidate, "activate", &arg, 1, NULL, &err);
     bool pending = json_bool(put, "pending");
+    int64_t before = v->stamp;
     json_int(put, "stamp", &v->stamp);
+    /* Whoever put it in force said that errors are to be judged again; we may have done so, and in
+     * vain, with the old rules. */
+    bool others = v->looked && v->stamp != before && json_count(put, "put") == 0;
     free(ids);
     json_free(put);
     if (!ok) {
@@ -163,6 +173,11 @@ static void in_force(void *ctx, const struct db_reply *reply)
     v->candidate = NULL;
     v->looked = true;
     v->events.active(v->events.ctx, vm);
+    if (others) {
+        struct db_unit *unit = db_unit_new();
+        db_unit_add(unit, "select retry_detect_errors()", 0, NULL);
+        pool_send(v->engine->db, unit, ignored, NULL);
+    }
     done(v, v->gone_since ? GONE_MS : pending ? UNDECIDED_MS : -1);
 }
 
