@@ -1,6 +1,7 @@
 """Versions of live instances: show, diff, activate, and moving them after a check; /healthz."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import unittest
@@ -28,6 +29,7 @@ class FleetTest(DaemonTest):
         "broken.lua": source("broken", 'local t\nsleep "1s"\nreturn t.x'),
         "shorter.lua": source("shorter", 'sleep "30d"\nreturn "old"'),
         "stops.lua": source("stops", 'sleep "30d"\nreturn "old"'),
+        "start.lua": source("start", 'sleep "30d"'),
         "held.lua": source("held", 'sleep "30d"\nreturn "old"'),
         "back.lua": source("back", 'return "first"'),
     }
@@ -147,6 +149,31 @@ class FleetTest(DaemonTest):
         question = "select outcome from workflow_instances where customer_id = %d and workflow = 'back'" % customer
         self.wait(question, lambda got: got != "")
         return self.sql(question)
+
+    def test_sighup_looks_where_nothing_is_watched(self):
+        elsewhere = os.path.join(self.folder, "elsewhere")
+        os.makedirs(elsewhere)
+        os.symlink(elsewhere, os.path.join(self.folder, "workflows", "lib"))
+        for number, text in ((1, "one"), (2, "two")):
+            with open(os.path.join(elsewhere, "words.lua"), "w") as f:
+                f.write("return '%s'" % text)
+            if number == 1:
+                self.write("hup.lua", 'local w = require "lib.words"\n' + source("hup", "return w"))
+            else:
+                self.process.send_signal(signal.SIGHUP)
+            self.version("hup", number)
+
+    def test_a_start_with_broken_files_goes_on_with_what_was_in_force(self):
+        self.write("ghl/contact.lua", "return mapping {")
+        self.write("start.lua", "?")
+        type(self).end(self.process)
+        type(self).start()
+        self.wait("select count(*) from workflow_refusals where file in ('workflows/start.lua',"
+                  " 'workflows/ghl/contact.lua')", "2")
+        self.sleeps("start", 7)
+        os.unlink(os.path.join(self.folder, "workflows", "ghl", "contact.lua"))
+        self.write("start.lua", self.files["start.lua"])
+        self.wait("select count(*) from workflow_refusals", "0")
 
     def test_a_refusal_is_seen_by_everybody(self):
         self.write("refused.lua", "return workflow {\n  on = 'nothing', run = function(e) end }")

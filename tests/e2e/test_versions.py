@@ -127,7 +127,7 @@ class Refusals(Case):
             "select file, line || ' ' || message from workflow_refusals").split("\n"))
         for name, wanted in {
                 "endless": "2 endless.lua:2: while it was loaded it used more than 1000 ms of CPU",
-                "huge": "2 huge.lua:2: while it was loaded it used more than the allowed 160 MB",
+                "huge": "while it was loaded it used more than the allowed 160 MB",
                 "event": '2 event.lua:2: unknown event "estimate_creatd" in on; did you mean',
                 "field": '3 field.lua:3: unknown field "stopwhen" in workflow; did you mean "stop_when"?',
                 "kind": "3 kind.lua:3: history must be a boolean",
