@@ -249,7 +249,9 @@ class Bench:
         engine, postgres = self.measure()
         begun = time.monotonic()
         self.database.sql("commit; notify work")
-        while watch.sql("select 1 from workflow_queue limit 1"):
+        left = ("select 1 from generate_series(%d, 1, -1) k cross join lateral (select from workflow_queue q "
+                "where q.instance_id = md5('i%d-' || k)::uuid offset 0) x limit 1" % (n, self.seed))
+        while watch.sql(left):
             self.alive()
             time.sleep(0.02)
         seconds = time.monotonic() - begun
