@@ -109,10 +109,13 @@ local function refresh(ctx, kind, record, row, wanted)
 end
 
 -- What of the wish is still to be done, or nil and why nothing is. A step that comes late, after one
--- that was due later has moved it, no longer moves it.
+-- that was due later has moved it, no longer moves it; nor does one whose place is behind the one
+-- where it stands.
 local function still_wanted(ctx, row, wanted)
   if not wanted.pipeline and not wanted.status and row.status ~= "open" then
     return nil, "it is " .. tostring(row.status)
+  elseif wanted.behind and row.pipeline and row.pipeline:lower() == wanted.behind:lower() then
+    return { status = wanted.status, value = wanted.value }
   elseif row.moved_at and ctx.now and row.moved_at:sub(1, 19) > ctx.now:sub(1, 19) then
     if not wanted.status then
       return nil, "it was moved by something newer"
@@ -221,6 +224,13 @@ local function named_place(ctx, name)
   return places[name]
 end
 
+-- A sale comes before its installation, whichever of them is noticed first.
+local function move_to_sold(ctx, a)
+  local sold, install = named_place(ctx, "sold"), ctx.state.mappings.pipelines.install
+  return move(ctx, a.estimate, { pipeline = sold.pipeline, stage = sold.stage, status = sold.status,
+    behind = install and install.pipeline ~= sold.pipeline and install.pipeline or nil })
+end
+
 local function copied(what)
   return function(ctx)
     return switched_off(ctx, "GHL_SYNC_ENABLED") or copy[what](ctx)
@@ -267,9 +277,7 @@ return {
     run = function(ctx, a)
       return move(ctx, a.of, a)
     end },
-  ["ghl.move_opportunity_to_job_sold"] = { args = { estimate = "estimate" }, run = function(ctx, a)
-    return move(ctx, a.estimate, named_place(ctx, "sold"))
-  end },
+  ["ghl.move_opportunity_to_job_sold"] = { args = { estimate = "estimate" }, run = move_to_sold },
   ["ghl.move_opportunity_to_install_pipeline"] = { args = { job = "job" }, run = function(ctx, a)
     return move(ctx, a.job, named_place(ctx, "install"))
   end },
