@@ -19,6 +19,11 @@
 #define IMPORT_MS 100   /* while the bar moves */
 #define SEEN (1u << 17) /* keys remembered; older ones are overwritten */
 
+/* " for Ann Lee": the customer of the event that an instance was started by. */
+#define FOR_WHOM                                                               \
+    "coalesce(' for ' || (select e.payload->'customer'->>'name' from events e" \
+    " where e.id = i.event_id), '')"
+
 /* $1: events settled after this number; $2: the real time of the last look, or null. Columns: key,
  * business time, kind, text, settled number. */
 static const char news[] =
@@ -30,10 +35,11 @@ static const char news[] =
     "   settled, 0 as rank from fresh"
     " union all select 'i' || i.id, i.created_at, 'starts', i.workflow ||"
     "   coalesce(' for ' || i.entity || ' ' || i.entity_id, '') ||"
+    "   coalesce(', ' || (f.payload->'customer'->>'name'), '') ||"
     "   case when i.mode = 'shadow' then ' (shadow)' else '' end, f.settled, 1"
     "   from fresh f join workflow_instances i on i.event_id = f.id"
     " union all select 'w' || w.instance_id || w.branch || '/' || w.ordinal, w.registered_at,"
-    "   'waits', i.workflow || case w.kind when 'sleep' then ' sleeps until ' else"
+    "   'waits', i.workflow || " FOR_WHOM " || case w.kind when 'sleep' then ' sleeps until ' else"
     "   ' waits for an event until ' end || coalesce(to_char(w.deadline at time zone 'UTC',"
     "   'Mon DD HH24:MI'), 'it comes'), null, 2 from since, workflow_waits w join"
     "   workflow_instances i on i.id = w.instance_id where w.registered_at > business_of(since.at)"
@@ -54,7 +60,8 @@ static const char news[] =
     "   o.state) || ' (' || coalesce(o.workflow, '') || case when o.shadow then ', shadow)'"
     "   else ')' end, null, 4 from since, outbound_log o"
     "   where o.state <> 'intent' and coalesce(o.outcome_at, o.intended_at) > since.at"
-    " union all select 'f' || i.id, i.finished_at, 'ends', i.workflow || ': ' || i.state ||"
+    " union all select 'f' || i.id, i.finished_at, 'ends', i.workflow || " FOR_WHOM
+    "   || ': ' || i.state ||"
     "   coalesce(', ' || coalesce(i.reason, i.error, i.outcome), ''), null, 5"
     "   from since, workflow_instances i where i.finished_at > business_of(since.at)"
     ") t order by at, rank limit 2000";
@@ -106,6 +113,8 @@ static void print_news(void *ctx, const struct db_reply *reply)
             snprintf(w->settled, sizeof(w->settled), "%s", settled);
         if (!is_new(w, db_value(reply, 0, row, 0)))
             continue;
+        if (w->barred && !w->imported) /* the bar makes room, and is drawn again below */
+            printf("\r\033[K");
         printf("%s  %s%-10s ", db_value(reply, 0, row, 1), colour(w, kind), kind);
         for (const char *p = db_value(reply, 0, row, 3); p != NULL && *p != '\0'; p++)
             putchar((unsigned char)*p < ' ' || *p == 127 ? ' ' : *p);

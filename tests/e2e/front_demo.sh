@@ -25,6 +25,8 @@ pid=$!
 started+=($pid)
 happens() { grep -q ' starts ' out && grep -q 'first import done' out; }
 within 40 happens
+named() { grep -Eq ' starts +[a-z_]+ for [a-z]+ [0-9]+, [A-Z]' out && grep -Eq ' ends +[a-z_]+ for [A-Z]' out; }
+within 20 named
 folder=$(ls -d moonwright-demo.*)
 kill -INT -- -$pid
 wait $pid || { cat err; fail "Ctrl-C should end it with 0"; }
