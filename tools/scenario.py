@@ -112,6 +112,7 @@ class Scenario:
         o = self.options
         return [sys.executable, SIMULATOR, command, "--port", str(self.port), "--seed", o.seed,
                 "--clock", self.clock, "--books", self.books, "--customers", str(o.customers),
+                "--rate", str(o.rate),
                 "--public-url", "http://" + self.http] + \
             (["--faults", o.faults] if o.faults else [])
 
@@ -286,8 +287,10 @@ def arguments():
     p.add_argument("--check", action="store_true", help="a fixed scenario, verified, no terminal")
     p.add_argument("--seed", default="7", help="which company")
     p.add_argument("--scale", type=at_least_one, default=30000, help="business seconds in a real one")
-    p.add_argument("--days", type=float, default=21, help="business days of --check")
+    p.add_argument("--days", type=float, default=24, help="business days of --check")
     p.add_argument("--customers", type=at_least_one, default=400, help="when it begins")
+    p.add_argument("--rate", type=float, default=4,
+                   help="customers' calls a day; at 8 GoHighLevel's rate limit is reached")
     p.add_argument("--begin", type=moment, default="2026-06-01T12:00:00Z", help="business time at the start")
     p.add_argument("--faults", help="'weather', or the simulator's rules as JSON")
     p.add_argument("--workers", type=at_least_one, default=1)
