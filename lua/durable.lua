@@ -170,7 +170,10 @@ local function run_own(task, request, f)
   if ok then
     request.state = "done"
     request.output = encode({ value = value }, "step '" .. request.word .. "'")
-    return
+    if #request.output <= 1 << 20 then
+      return
+    end
+    value = "its result is larger than 1 MB: keep less"
   end
   request.state = "failed"
   request.output = encode({ action = request.word, code = "refused", attempts = 1,

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define ELEMENT_MAX (64u << 20)
+#define RESULT_MAX (1u << 20) /* of one step */
 
 /* ---- making ---- */
 
@@ -203,6 +204,14 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
     r->action = NULL;
     switch (verdict) {
     case ACTION_DONE:
+        if (text && strlen(text) > RESULT_MAX) {
+            char *refusal = xprintf("{\"action\":\"%s\",\"code\":\"refused\",\"attempts\":1,"
+                                    "\"message\":\"its result is larger than 1 MB: ask for less\"}",
+                                    r->word);
+            write_step(r, "failed", refusal);
+            free(refusal);
+            return;
+        }
         write_step(r, "done", text);
         return;
     case ACTION_FAILED:

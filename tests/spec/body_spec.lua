@@ -227,6 +227,13 @@ describe("a body", function()
     end)
   end)
 
+  it("refuses a result of its own step above 1 MB", function()
+    local o = run_all([[ local a = step("fits", function() return ("x"):rep(1000000) end)
+      local ok, err = pcall(step, "large", function() return ("x"):rep(900000) .. ("x"):rep(900000) end)
+      return #a .. err.message ]], { {}, {} })
+    assert.are.equal("1000000its result is larger than 1 MB: keep less", o.result.outcome)
+  end)
+
   it("raises the first error of its branches once all have ended", function()
     local body = [[
       local ok, err = pcall(all, {
