@@ -24,6 +24,7 @@ sys.path[:0] = [os.path.join(ROOT, "tests", "support"), os.path.join(ROOT, "tool
 
 import database  # noqa: E402
 from books import read  # noqa: E402
+import scenario  # noqa: E402
 from scenario import free_ports  # noqa: E402
 
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
@@ -48,6 +49,11 @@ return workflow {
 """
 
 
+def with_us():
+    """In a child: it ends when we do, however that is."""
+    scenario.LIBC.prctl(1, signal.SIGTERM)      # PR_SET_PDEATHSIG
+
+
 class Simulator:
     """The vendors, for any number of worlds: they are told apart by their customers."""
 
@@ -65,7 +71,7 @@ class Simulator:
         self.log = open(os.path.join(self.folder, "log"), "ab")
         self.process = subprocess.Popen(
             [sys.executable, os.path.join(ROOT, "tools", "simulator"), "serve"] + self.options,
-            stdout=self.log, stderr=self.log)
+            stdout=self.log, stderr=self.log, preexec_fn=with_us)
         said = subprocess.run(
             [sys.executable, os.path.join(ROOT, "tools", "simulator"), "env"] + self.options,
             check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -194,7 +200,8 @@ class World:
         with open(self.log_path, "ab") as log:
             process = subprocess.Popen(
                 self.program + ["run", "--role", "workflow,web", "--workers", str(workers)],
-                cwd=self.folder, env=dict(self.environment, **(more or {})), stdout=log, stderr=log)
+                cwd=self.folder, env=dict(self.environment, **(more or {})), stdout=log, stderr=log,
+                preexec_fn=with_us)
         self.processes.append(process)
         self.kept = process if keep else None
         return process
