@@ -108,14 +108,20 @@ local function refresh(ctx, kind, record, row, wanted)
     skipped = not there and "GHL no longer has it" or nil }
 end
 
+local function same(a, b)
+  return a ~= nil and b ~= nil and a:lower() == b:lower()
+end
+
 -- What of the wish is still to be done, or nil and why nothing is. A step that comes late, after one
 -- that was due later has moved it, no longer moves it; nor does one whose place is behind the one
--- where it stands.
+-- where it stands, while one whose place is after that always does.
 local function still_wanted(ctx, row, wanted)
   if not wanted.pipeline and not wanted.status and row.status ~= "open" then
     return nil, "it is " .. tostring(row.status)
-  elseif wanted.behind and row.pipeline and row.pipeline:lower() == wanted.behind:lower() then
+  elseif same(row.pipeline, wanted.behind) then
     return { status = wanted.status, value = wanted.value }
+  elseif wanted.after and same(row.pipeline, wanted.after.pipeline) and same(row.stage, wanted.after.stage) then
+    return wanted
   elseif row.moved_at and ctx.now and row.moved_at:sub(1, 19) > ctx.now:sub(1, 19) then
     if not wanted.status then
       return nil, "it was moved by something newer"
@@ -224,7 +230,13 @@ local function named_place(ctx, name)
   return places[name]
 end
 
--- A sale comes before its installation, whichever of them is noticed first.
+-- A sale comes before its installation, whichever of them is noticed or moved first.
+local function move_to_install(ctx, a)
+  local install, sold = named_place(ctx, "install"), ctx.state.mappings.pipelines.sold
+  return move(ctx, a.job, { pipeline = install.pipeline, stage = install.stage, status = install.status,
+    after = sold }, "job")
+end
+
 local function move_to_sold(ctx, a)
   local sold, install = named_place(ctx, "sold"), ctx.state.mappings.pipelines.install
   return move(ctx, a.estimate, { pipeline = sold.pipeline, stage = sold.stage, status = sold.status,
@@ -248,7 +260,7 @@ local function move_install_jobs(ctx)
   for _, job in ipairs(jobs) do
     ctx.part = "job " .. job.id .. " "
     local record = { id = job.id, created_from_estimate_id = job.estimate }
-    local ok, result = pcall(move, ctx, record, place, "job")
+    local ok, result = pcall(move_to_install, ctx, { job = record })
     if not ok and not context.failed(result) then
       error(result, 0)
     end
@@ -278,8 +290,6 @@ return {
       return move(ctx, a.of, a)
     end },
   ["ghl.move_opportunity_to_job_sold"] = { args = { estimate = "estimate" }, run = move_to_sold },
-  ["ghl.move_opportunity_to_install_pipeline"] = { args = { job = "job" }, run = function(ctx, a)
-    return move(ctx, a.job, named_place(ctx, "install"))
-  end },
+  ["ghl.move_opportunity_to_install_pipeline"] = { args = { job = "job" }, run = move_to_install },
   ["ghl.add_tag"] = { args = { customer = "customer", tag = "string" }, run = add_tag },
 }

@@ -188,6 +188,17 @@ class GhlTest(OutboundTest):
         made = self.location.opportunities["o1"]
         self.assertEqual(("won", "pInstall"), (made["status"], made["pipelineId"]))
 
+    def test_a_sale_that_was_moved_first_does_not_keep_its_install_job_away(self):
+        self.sync()
+        job = {"id": 90, "number": "90", "no_charge": False, "created_from_estimate_id": 70,
+               "customer_id": 7}
+        self.run_action("move_opportunity_to_job_sold", {"estimate": self.estimate()},
+                        now="2026-06-03T15:00:00Z")
+        self.run_action("move_opportunity_to_install_pipeline", {"job": job},
+                        now="2026-06-02T15:00:00Z")
+        made = self.location.opportunities["o1"]
+        self.assertEqual(("won", "pInstall"), (made["status"], made["pipelineId"]))
+
     def test_two_moves_at_a_time_come_one_after_the_other(self):
         self.sync()
         self.location.wait = 0.4
