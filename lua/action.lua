@@ -8,12 +8,12 @@ local company = require "company"
 local context = require "context"
 local refusal = require "refusal"
 local sandbox = require "sandbox"
+local shipped = require "shipped"
 local tries = require "tries"
 
 local json = host.json
 local M = {}
 
-local OURS = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff", "campaign" }
 local state = { files = {}, settings = {}, company = {}, actions = {}, mappings = {} }
 local contexts = setmetatable({}, { __mode = "k" }) -- coroutine -> its call
 
@@ -119,10 +119,8 @@ function M.load(bundle)
   local given = json.decode(bundle)
   local set = { files = given.files, settings = given.settings, company = {}, actions = {},
     mappings = {} }
-  for _, name in ipairs(OURS) do
-    for action, one in pairs(require("actions." .. name)) do
-      set.actions[action] = one
-    end
+  for name, one in pairs(shipped) do
+    set.actions[name] = one
   end
   local paths = {}
   for path in pairs(set.files) do

@@ -3,8 +3,8 @@
 local M = {}
 
 -- The opcodes that matter; the others are passed over.
-M.MOVE, M.LOADK, M.GETTABUP, M.GETFIELD, M.SETTABUP, M.SETFIELD = 0, 3, 11, 14, 15, 18
-M.CALL, M.TAILCALL = 68, 69
+M.MOVE, M.LOADK, M.GETTABUP, M.GETFIELD, M.SETTABUP, M.SETTABLE, M.SETFIELD = 0, 3, 11, 14, 15, 16, 18
+M.NEWTABLE, M.CALL, M.TAILCALL, M.SETLIST = 19, 68, 69, 78
 
 local NO_LINE = -128 -- in lineinfo: the line is in the table of absolute lines
 

@@ -6,7 +6,8 @@ local suggest = require "suggest"
 local M = {}
 
 local constant = bytecode.constant
-local OPTIONS = { name = true, retries = true, timeout = true } -- of every action
+--- What every action takes besides its own arguments.
+M.OPTIONS = { name = true, retries = true, timeout = true, in_doubt = true }
 
 local function global_of(f, i)
   if i.op == bytecode.GETTABUP and f.upvalues[i.b + 1] == "_ENV" then
@@ -14,58 +15,78 @@ local function global_of(f, i)
   end
 end
 
--- Adds the fields of the table that the function in register `base` is called with.
-local function add_arguments(f, n, base, arguments)
-  local fields = {}
+-- The table that is written out as the only argument of the function in register `base`:
+-- {fields = {name = {line, value = a constant or nil}}, open = it may have more than these}, or nil.
+local function table_of(f, n, base)
+  local found
   for k = n, f.code.n do
     local i = f.code[k]
     if (i.op == bytecode.CALL or i.op == bytecode.TAILCALL) and i.a == base then
-      for field in pairs(fields) do
-        arguments[field] = true
-      end
-      return
-    elseif i.op == bytecode.SETFIELD and i.a == base + 1 then
-      local field = constant(f, i.b)
-      fields[field] = not OPTIONS[field] or nil
+      return found
+    elseif i.op == bytecode.NEWTABLE and i.a == base + 1 then
+      found = { fields = {} }
+    elseif found and i.op == bytecode.SETFIELD and i.a == base + 1 then
+      local value = i.k == 1 and constant(f, i.c) or nil
+      found.fields[constant(f, i.b)] = { line = i.line, value = value }
+    elseif found and (i.op == bytecode.SETTABLE or i.op == bytecode.SETLIST) and i.a == base + 1 then
+      found.open = true
     end
   end
 end
 
-local function add_calls(f, namespaces, found)
+local function add_calls(f, path, spaces, list)
   for n = 1, f.code.n - 1 do
     local i, after = f.code[n], f.code[n + 1]
     local space = global_of(f, i)
-    if space and namespaces[space] and after.op == bytecode.GETFIELD and after.b == i.a then
-      local name = space .. "." .. tostring(constant(f, after.c))
-      found[name] = found[name] or {}
-      add_arguments(f, n + 2, after.a, found[name])
+    local inside = space and spaces[space] and after.op == bytecode.GETFIELD and after.b == i.a
+    if inside or space and spaces[space] == "word" then
+      local base = inside and after.a or i.a
+      list[#list + 1] = { name = inside and space .. "." .. tostring(constant(f, after.c)) or space,
+        path = path, line = i.line, table = table_of(f, inside and n + 2 or n + 1, base) }
     end
   end
   for _, inner in ipairs(f.functions) do
-    add_calls(inner, namespaces, found)
+    add_calls(inner, path, spaces, list)
   end
 end
 
---- The actions that files call: {"sms.send" = {"text", "to"}}.
+--- The calls of actions in files, as far as they are written out.
 ---@param files table path -> source
----@param namespaces table namespace -> anything
----@return table<string, string[]>
-function M.of(files, namespaces)
-  local found = {}
-  for path, source in pairs(files) do
-    local chunk = load(source, "@" .. path, "t", {})
+---@param spaces table namespace -> anything; "word": it is no namespace but a word itself
+---@return table[] {name, path, line, table = {fields = {name = {line, value?}}, open?}?}
+function M.read(files, spaces)
+  local paths, list = {}, {}
+  for path in pairs(files) do
+    paths[#paths + 1] = path
+  end
+  table.sort(paths)
+  for _, path in ipairs(paths) do
+    local chunk = load(files[path], "@" .. path, "t", {})
     if chunk then
-      add_calls(bytecode.read(chunk), namespaces, found)
+      add_calls(bytecode.read(chunk), path, spaces, list)
     end
   end
-  local calls = {}
-  for name, arguments in pairs(found) do
-    local list = {}
-    for argument in pairs(arguments) do
-      list[#list + 1] = argument
+  return list
+end
+
+--- The actions that are called, with their arguments: {"sms.send" = {"text", "to"}}.
+---@param list table[] of read
+---@return table<string, string[]>
+function M.of(list)
+  local found, calls = {}, {}
+  for _, call in ipairs(list) do
+    found[call.name] = found[call.name] or {}
+    for field in pairs(call.table and call.table.fields or {}) do
+      found[call.name][field] = not M.OPTIONS[field] or nil
     end
-    table.sort(list)
-    calls[name] = host.json.array(list)
+  end
+  for name, arguments in pairs(found) do
+    local names = {}
+    for argument in pairs(arguments) do
+      names[#names + 1] = argument
+    end
+    table.sort(names)
+    calls[name] = host.json.array(names)
   end
   return calls
 end

@@ -6,6 +6,7 @@ local calls = require "calls"
 local company = require "company"
 local files = require "files"
 local inspect = require "inspect"
+local literals = require "literals"
 local refusal = require "refusal"
 local rules = require "rules"
 local workflow = require "workflow"
@@ -175,7 +176,7 @@ local function load_actions(set, bundle)
     set.bundle = { files = old.files, id = old.id }
     own = read_actions(set, old.files, "force", false)
   end
-  set.actions = names_of(own)
+  set.spaces, set.actions = own or {}, names_of(own)
 end
 
 -- All ----------------------------------------------------------------------------------------------
@@ -202,14 +203,16 @@ local function check_workflow(set)
   return function(given, at, used)
     local w = workflow.check(given, set.rules, at)
     inspect.waits(w, used, set.rules)
-    local spaces, seen = {}, {}
+    local spaces, seen = { approve = "word" }, {}
     for space in pairs(set.ours) do
       spaces[space] = true
     end
     for space in pairs(set.actions) do
       spaces[space] = true
     end
-    w.calls = calls.of(used, spaces)
+    local list = calls.read(used, spaces)
+    literals.check(list, set.spaces, w.on, set.rules)
+    w.calls = calls.of(list)
     for name in pairs(w.calls) do
       local space = name:match "^[%w_]+"
       seen[space] = set.actions[space] and json.array(set.actions[space])

@@ -28,6 +28,23 @@ M.carries = {
   task = set "customer",
 }
 
+--- The fields of the records that are rows of ours, for texts that name one.
+M.fields = {
+  customer = set [[id name first_name last_name type phone email address city state zip zone balance tags
+    active do_not_service do_not_mail last_job_on merged_to_id created_on modified_on]],
+  location = set "id customer_id name address city state zip zone zone_id active created_on modified_on",
+  job = set [[id number status priority completed_on total no_charge recall_for_id cancel_reason summary
+    technicians customer_id location_id business_unit_id job_type_id campaign_id invoice_id
+    created_from_estimate_id active created_on modified_on]],
+  estimate = set [[id name status subtotal tax total items summary sold_on sold_by is_change_order job_id
+    job_number customer_id location_id business_unit_id active created_on modified_on]],
+  invoice = set [[id number subtotal tax total balance invoice_date due_date paid_on items summary type
+    adjustment_to_id job_id customer_id location_id business_unit_id active created_on modified_on]],
+  appointment = set [[id number status start end_at arrival_window_start arrival_window_end is_confirmed
+    special_instructions technicians job_id customer_id active created_on modified_on]],
+  technician = set "id name email phone business_unit_id team active created_on modified_on",
+}
+
 -- The subject of a call or a reply is the customer.
 local SUBJECT = { call = "customer", reply = "customer" }
 

@@ -87,7 +87,35 @@ describe("a refused file", function()
       .. "write {customer.first_name or there}",
       refusal(in_run 'sms.send { to = e.customer, text = "Hi {customer.first_name}" }'))
     assert.is_nil(refusal(in_run
-      'sms.send { to = e.customer, text = "Hi {customer.first_name or there}, {{customer.phone}}" }'))
+      'sms.send { to = e.customer, text = "Hi {customer.first_name or there}, {{braces}" }'))
+  end)
+
+  it("has a placeholder that is none, or names what isn't there", function()
+    local function text(of, more)
+      return refusal(in_run('sms.send { to = e.customer, text = "' .. of .. '"' .. (more or "") .. " }"))
+    end
+    assert.are.equal('followup.lua:4: unknown format "mony" in {estimate.total as mony}; there are '
+      .. "money day date time", text "Your {estimate.total as mony}")
+    assert.are.equal("followup.lua:4: a { is never closed; for a brace write {{", text "Hi {there")
+    assert.are.equal("followup.lua:4: {customer.fist_name}: customer has no field fist_name; "
+      .. 'did you mean "first_name"?', text "Hi {customer.fist_name or there}")
+    assert.are.equal("followup.lua:4: {appointment.start}: estimate_created carries no appointment",
+      text "See you {appointment.start as time}")
+    assert.is_nil(text("{customer.fist_name or there}", ", with = { customer = e.data }"))
+    assert.is_nil(text "{estimate.total as money} {job.number} {company.links.booking} {offer or none}")
+  end)
+
+  it("calls an action that isn't there, or with what it doesn't take", function()
+    assert.are.equal('followup.lua:4: there is no action sms.sent; did you mean "sms.send"?',
+      refusal(in_run 'sms.sent { to = e.customer, text = "x" }'))
+    assert.are.equal('followup.lua:4: sms.send: unknown field "txt"; did you mean "text"?',
+      refusal(in_run 'if e.x then sms.send { to = e.customer, txt = "x" } end'))
+    assert.are.equal("followup.lua:4: sms.send: to is missing", refusal(in_run 'sms.send { text = "x" }'))
+    assert.are.equal('followup.lua:4: approve: unknown field "titel"; did you mean "title"?',
+      refusal(in_run 'approve { by = "manager", titel = "x" }'))
+    assert.is_nil(refusal(in_run 'approve { by = "manager", title = "x", timeout = "1d", yes = "y" }'))
+    assert.is_nil(refusal(in_run 'sms.send { to = e.customer, template = "a", in_doubt = "drop", retries = 1 }'))
+    assert.is_nil(refusal(in_run 'local t = { to = e.customer } t.text = "x" sms.send(t)'))
   end)
 
   it("is stopped by an event that it shares nothing with", function()

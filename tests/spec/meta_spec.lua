@@ -15,7 +15,6 @@ local words = require "words"
 local workflow = require "workflow"
 
 local json = _G.host.json
-local MODULES = { "sms", "email", "ghl", "db", "fresh", "children", "emit", "staff", "campaign" }
 
 local function read(path)
   local file = assert(io.open(os.getenv "MOONWRIGHT_SOURCE" .. "/" .. path))
@@ -124,12 +123,7 @@ local function given_to(load_files)
   return given
 end
 
-local our_actions = {}
-for _, module in ipairs(MODULES) do
-  for name, one in pairs(require("actions." .. module)) do
-    our_actions[name] = one
-  end
-end
+local our_actions = require "shipped"
 
 local function words_of_run()
   local found = {}
@@ -271,6 +265,13 @@ describe("the description for editors", function()
     assert.is_truthy(rows.customer and rows.campaign)
     for entity, fields in pairs(rows) do
       assert.are.same(fields, keys(CLASSES[class_name(entity)] or {}), entity)
+    end
+  end)
+
+  it("has the fields that texts may name", function()
+    local rows = fields_of_rows()
+    for entity, fields in pairs(entities.fields) do
+      assert.are.same(rows[entity], fields, entity)
     end
   end)
 

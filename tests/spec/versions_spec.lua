@@ -101,7 +101,7 @@ end)
 
 describe("the calls of a file", function()
   local function of(source)
-    return calls.of({ ["workflows/a.lua"] = source }, { sms = true, fin = true })
+    return calls.of(calls.read({ ["workflows/a.lua"] = source }, { sms = true, fin = true }))
   end
 
   it("are its actions with the arguments it names", function()
