@@ -21,7 +21,7 @@
 #include <time.h>
 
 enum { MEMORY = 64 << 20, BURST_MS = 100, TOTAL_MS = 2000, UNIT_RETRY_MS = 500 };
-enum { INTENT_YOUNG_MS = 5000, RETRIES = 8 };
+enum { INTENT_YOUNG_MS = 5000, RETRIES = 8, CROWD_S = 10 };
 
 struct generation { // a VM with the files it was made from
     struct vm *vm;
@@ -436,6 +436,21 @@ void op_end(struct op *op, enum action_verdict verdict, const char *text, const 
         finish(action, verdict, text, until);
     }
     op_free(op);
+}
+
+void op_take_token(struct op *op, loop_fn *fn)
+{
+    if (!op->action) {
+        op_free(op);
+    } else if (limit_is_crowded(op_limits(op), op->provider)) {
+        char *why = xprintf("many wait for %s's rate limit", op->provider);
+        char *until = op_after(NULL, CROWD_S + arc4random_uniform(CROWD_S * 1000) / 1000.0);
+        op_end(op, ACTION_SUSPENDED, why, until);
+        free(why);
+        free(until);
+    } else {
+        op->wait = limit_take(op_limits(op), op->provider, fn, op);
+    }
 }
 
 static void op_tick(void *ctx)

@@ -108,11 +108,7 @@ static void got_token(void *ctx)
 
 static void take_token(struct op *op)
 {
-    if (op->action) {
-        op->wait = limit_take(op_limits(op), op->provider, got_token, op);
-    } else {
-        op_free(op);
-    }
+    op_take_token(op, got_token);
 }
 
 static void try_again(struct op *op)

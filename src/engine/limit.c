@@ -17,7 +17,7 @@
 static const char SQL_DRAW[] = "select granted, wait_ms from draw_tokens($1, $2)";
 static const char SQL_RESULT[] = "select provider_result($1, $2, $3)";
 
-enum { LOT_MAX = 50, RETRY_MS = 500 };
+enum { LOT_MAX = 50, CROWD = 200, RETRY_MS = 500 };
 
 struct limit_wait {
     struct bucket *bucket;
@@ -31,6 +31,7 @@ struct bucket {
     struct bucket *next;
     char *provider;
     struct limit_wait *first, **last;
+    int waiting;
     struct loop_timer *timer;
     bool drawing, failing, orphan; // orphan: limits went away while a draw was under way
 };
@@ -89,6 +90,7 @@ static void serve(struct bucket *bucket, int64_t granted)
         loop_fn *fn = wait->fn;
         void *fn_ctx = wait->ctx;
         free(wait);
+        bucket->waiting--;
         fn(fn_ctx);
     }
 }
@@ -122,12 +124,8 @@ static void draw(void *ctx)
     if (bucket->drawing || !bucket->first) {
         return;
     }
-    int waiting = 0;
-    for (struct limit_wait *wait = bucket->first; wait && waiting < LOT_MAX; wait = wait->next) {
-        waiting++;
-    }
     char want[16];
-    snprintf(want, sizeof(want), "%d", waiting);
+    snprintf(want, sizeof(want), "%d", bucket->waiting < LOT_MAX ? bucket->waiting : LOT_MAX);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit, SQL_DRAW, 2, bucket->provider, want);
     bucket->drawing = true;
@@ -159,6 +157,7 @@ struct limit_wait *limit_take(struct limits *limits, const char *provider, loop_
     *wait = (struct limit_wait){.bucket = bucket, .fn = fn, .ctx = ctx};
     *bucket->last = wait;
     bucket->last = &wait->next;
+    bucket->waiting++;
     if (!bucket->drawing && !loop_timer_armed(bucket->timer)) {
         loop_timer_set(bucket->timer, 0); // those who come in the same turn share a lot
     }
@@ -176,7 +175,13 @@ void limit_cancel(struct limit_wait *wait)
     if (bucket->last == &wait->next) {
         bucket->last = at;
     }
+    bucket->waiting--;
     free(wait);
+}
+
+bool limit_is_crowded(struct limits *limits, const char *provider)
+{
+    return bucket_of(limits, provider)->waiting >= CROWD;
 }
 
 void limit_report(struct limits *limits, const char *provider, bool ok, int64_t pause_ms)

@@ -15,6 +15,8 @@ void limits_free(struct limits *limits); /* forgets who waits */
 /* Calls fn when a request may be made; never before it has returned. */
 struct limit_wait *limit_take(struct limits *limits, const char *provider, loop_fn *fn, void *ctx);
 void limit_cancel(struct limit_wait *wait);
+/* Whether so many wait already that another one had better come back later. */
+bool limit_is_crowded(struct limits *limits, const char *provider);
 /* What an answer means for everybody: fine or not, and a pause that the vendor asked for. */
 void limit_report(struct limits *limits, const char *provider, bool ok, int64_t pause_ms);
 

@@ -86,11 +86,7 @@ void message_start(struct op *op)
     const char *channel = json_text(op->doc, "channel");
     must(channel != NULL);
     op->provider = strcmp(channel, "sms") == 0 ? "twilio" : "sendgrid";
-    if (op->action) {
-        op->wait = limit_take(op_limits(op), op->provider, got_token, op);
-    } else {
-        op_free(op);
-    }
+    op_take_token(op, got_token);
 }
 
 void message_again(struct op *op)

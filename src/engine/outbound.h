@@ -53,6 +53,9 @@ void op_fail(struct op *op, const char *code, int http_status, const char *forma
 void op_end(struct op *op, enum action_verdict verdict, const char *text, const char *until);
 /* A unit that did not commit: true when the op was ended or retries by itself (`again`). */
 void op_unit_failed(struct op *op, const struct db_reply *reply, void (*again)(struct op *op));
+/* Takes one of the provider's tokens and calls fn. Where many wait for one already, the instance is
+ * given back for a while: those who wait keep a worker's room from instances that need no token. */
+void op_take_token(struct op *op, loop_fn *fn);
 /* Runs step after ms. */
 void op_later(struct op *op, int64_t ms, void (*step)(struct op *op));
 /* Begins a unit with the fence of our lease. */

@@ -389,6 +389,22 @@ class SendTest(OutboundTest):
         for n, at in enumerate(times):
             self.assertLessEqual(n + 1, 5 + 5 * (at - began) + 1, "more than capacity and refill")
 
+    def test_those_who_wait_for_a_vendor_leave_room_for_others(self):
+        self.sql("update provider_limits set capacity = 1, refill = 0.01, tokens = 0 "
+                 "where provider = 'twilio'")
+        waiting = [self.driver.start("sms.send", dict(TEXT, to=self.ann), due=self.due(),
+                                     event=self.event) for _ in range(260)]
+        deadline = time.time() + 60
+        while sum(len(box) for _, box in waiting) < 60 and time.time() < deadline:
+            time.sleep(0.05)
+        answers = [box[0] for _, box in waiting if box]
+        self.assertEqual({"suspended"}, {a["verdict"] for a in answers})
+        self.assertEqual(60, len(answers), "as many as are over the crowd")
+        self.assertEqual("0", self.sql("select count(*) from messaging_log"), "nothing was intended")
+        self.driver.kill()
+        for thread, _ in waiting:
+            thread.join(60)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=1)
