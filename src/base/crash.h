@@ -5,8 +5,8 @@
  *   MOONWRIGHT_CRASH_AT=list               no death: each point passed is a line of FILE
  *   MOONWRIGHT_CRASH_HOW=stop              SIGSTOP instead: a worker that stalls, and may go on
  *
- * TEXT is a part of the point's text: SQL, or a method and a URL. The kinds, see io/db.c and
- * io/fetch.c:
+ * TEXT is a part of the point's text: SQL, or a method and a URL. The kinds, see io/db.c,
+ * io/fetch.c and script/task.c:
  *
  *   unit        before anything of a unit is sent
  *   statement   between two of its statements: the first of them is executed
@@ -16,6 +16,7 @@
  *   gate        a request is ready to leave, and wasn't yet asked whether it still may
  *   wire        its first byte would leave now
  *   accepted    a request's whole answer is here, and nobody was told
+ *   lua         an instance's Lua is about to run; TEXT is a part of its id
  *
  * A point costs one load and a branch while the variable is not set. */
 #ifndef BASE_CRASH_H

@@ -346,6 +346,7 @@ struct action *action_start(struct actions *actions, const struct action_call *c
                            {call->event, call->event_len},
                            slice_of(call->options)};
     action->task = task_start(action->generation->vm, "run", args, ARRAY_LEN(args), &owner, action);
+    task_blame(action->task, action->call.instance);
     free(longer);
     return action;
 }

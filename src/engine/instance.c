@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/mem.h"
 #include "script/json.h"
 
@@ -246,7 +247,9 @@ static bool is_ours(struct instance *in, const struct candidate *c)
     buf_init(&verdict, 64);
     const struct slice args[] = {
         {start.data, start.len}, slice_of(in->event), {c->payload, strlen(c->payload)}};
+    mark_set(in->id);
     bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
+    mark_clear();
     bool ours = ok && strcmp(verdict.data, "ours") == 0;
     if (!ok)
         instance_leave_stuck(in, "stop_error", err.message);
@@ -304,6 +307,7 @@ static void start_body(struct instance *in, const char *phase, const char *by)
     in->turns = 1;
     in->expected = -1;
     in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);
+    task_blame(in->task, in->id);
     buf_fini(&start);
     free(in->steps);
     in->steps = NULL;

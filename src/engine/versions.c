@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/page.h"
 #include "engine/settings.h"
 #include "engine/sources.h"
 #include "engine/worker.h"
@@ -41,6 +42,7 @@ struct versions {
     char *tree, *trusted;
     bool busy, again, polling, stopped;
     bool looked;        /* a first look has succeeded */
+    bool asked;         /* somebody waits for the end of a look */
     int64_t gone_since; /* when a file that this tree had wasn't there, 0: none */
     int64_t stamp;      /* of what our detect VM has */
     struct vm *candidate;
@@ -69,10 +71,17 @@ static void done(struct versions *v, int64_t ms)
     v->busy = false;
     vm_free(v->candidate);
     v->candidate = NULL;
-    if (v->stopped && !v->polling)
-        versions_free(v);
-    else if (!v->stopped && (v->again || ms >= 0))
+    if (v->stopped) {
+        if (!v->polling)
+            versions_free(v);
+        return;
+    }
+    if (v->again || ms >= 0)
         loop_timer_set(v->timer, v->again ? 0 : ms);
+    if (v->asked && !v->again) {
+        v->asked = false;
+        page()->reloads++;
+    }
 }
 
 static bool answered(struct versions *v, const struct db_reply *reply)
@@ -385,6 +394,7 @@ void versions_stop(struct versions *versions)
 
 void versions_reload(struct versions *versions)
 {
+    versions->asked = true;
     look(versions);
 }
 

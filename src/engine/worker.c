@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/page.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -34,7 +35,7 @@ struct worker {
     struct loop_timer *timer;
     char id[37], machine[96];
     char *role;
-    int lease_ms;
+    int lease_ms, every_ms; /* renewed so often */
     loop_fn *ready, *lost, *taken;
     void *ctx, *taken_ctx;
     bool entered, gone, stopped;
@@ -165,7 +166,7 @@ static void renewed(void *ctx, const struct db_reply *reply)
     struct worker *w = ctx;
     if (!answered(w) || w->gone)
         return;
-    loop_timer_set(w->timer, w->lease_ms / 6);
+    loop_timer_set(w->timer, w->every_ms);
     if (db_reply_outcome(reply) != DB_OK) {
         log_warn("worker", "the lease could not be renewed", "worker", w->id, "error",
                  db_reply_err(reply)->message, NULL);
@@ -183,8 +184,13 @@ static void renewed(void *ctx, const struct db_reply *reply)
 static void beat(struct worker *w)
 {
     char *lease = xprintf("%d", w->lease_ms);
+    struct buf counted;
+    buf_init(&counted, 8192);
+    figures_write(figures(), &counted);
     struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select * from worker_renew($1::uuid, $2::int)", 2, w->id, lease);
+    db_unit_addv(unit, "select * from worker_renew($1::uuid, $2::int, $3::json)", 3, w->id, lease,
+                 counted.data);
+    buf_fini(&counted);
     db_unit_addv(unit,
                  "select id, beat from workflow_workers where id <> $1::uuid "
                  "and until < clock_timestamp() order by until limit 64",
@@ -202,12 +208,17 @@ static void enter(struct worker *w)
     char *pid = xprintf("%ld", (long)getpid());
     char *born = xprintf("%lld", (long long)process_born(getpid()));
     struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select worker_enter($1::uuid, $2, $3::int, $4::bigint, $5, $6::int)", 6,
-                 w->id, w->machine, pid, born, w->role, lease);
+    db_unit_addv(unit, "select worker_enter($1::uuid, $2, $3::int, $4::bigint, $5, $6::int, $7)",
+                 7, w->id, w->machine, pid, born, w->role, lease,
+                 page()->name[0] ? page()->name : w->role);
     db_unit_addv(unit,
                  "select id, pid, born from workflow_workers where machine = $1 "
                  "and id <> $2::uuid",
                  2, w->machine, w->id);
+    /* Before anything of that instance can be claimed again, by us or others. */
+    if (page()->dead.worker[0])
+        db_unit_addv(unit, "select bury($1::uuid, $2::uuid, $3)", 3, page()->dead.worker,
+                     page()->dead.instance, page()->dead.how);
     free(lease);
     free(pid);
     free(born);
@@ -228,13 +239,17 @@ static void entered(void *ctx, const struct db_reply *reply)
     }
     w->entered = true;
     w->confirmed_ms = w->sent_ms;
+    if (page()->dead.worker[0])
+        log_warn("worker", "the life before ended while this instance's Lua was running",
+                 "instance", page()->dead.instance, "how", page()->dead.how, NULL);
+    page()->dead.worker[0] = 0;
     for (int i = 0; i < db_rows(reply, 1); i++) {
         int64_t pid = db_int(reply, 1, i, 1), born = db_int(reply, 1, i, 2);
         bool alive = kill((pid_t)pid, 0) == 0 || errno != ESRCH;
         if (!alive || (born != 0 && process_born((long)pid) != born))
             take_over(w, db_value(reply, 1, i, 0), NULL);
     }
-    loop_timer_set(w->timer, w->lease_ms / 6);
+    loop_timer_set(w->timer, w->every_ms);
     log_info("worker", "entered", "worker", w->id, "machine", w->machine, NULL);
     w->ready(w->ctx);
 }
@@ -258,10 +273,12 @@ struct worker *worker_start_for(struct loop *loop, struct pool *db, const char *
     w->db = db;
     w->role = xstrdup(role);
     w->lease_ms = lease_ms > 0 ? lease_ms : LEASE_MS;
+    w->every_ms = w->lease_ms / (strcmp(role, "workflow") == 0 ? 6 : 3);
     w->ready = ready;
     w->lost = lost;
     w->ctx = ctx;
     uuid_v7(w->id);
+    memcpy(page()->worker, w->id, sizeof(w->id));
     machine_name(w->machine, sizeof(w->machine));
     w->timer = loop_timer_new(loop, due, w);
     enter(w);

@@ -12,7 +12,8 @@ struct worker;
 
 struct worker *worker_start(struct loop *loop, struct pool *db, const char *role, loop_fn *ready,
                             loop_fn *lost, void *ctx);
-/* The same with another lease than 30 s; renewed six times in it. */
+/* The same with another lease than 30 s; renewed six times in it, three times by roles that hold
+ * nothing. Figures of the process (figures.h) are written with it. */
 struct worker *worker_start_for(struct loop *loop, struct pool *db, const char *role, int lease_ms,
                                 loop_fn *ready, loop_fn *lost, void *ctx);
 /* Called after a dead worker's instances were released, so that they are claimed at once. */

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "front/notify.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -84,6 +85,7 @@ int cmd_run(struct front *front, int argc, char **argv)
             return front_usage("run", "it takes --role and --workers");
         }
     }
+    notify_open();
     if (roles == 0)
         roles = ROLE_ALL;
     if ((roles & ROLE_WEB) && !port_is_free(setting(front->settings, "MOONWRIGHT_HTTP"), &err))

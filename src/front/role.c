@@ -13,7 +13,9 @@
 #include "engine/approve.h"
 #include "engine/hooks.h"
 #include "engine/monitor.h"
+#include "engine/page.h"
 #include "engine/sync.h"
+#include "engine/worker.h"
 #include "front/role_workflow.h"
 
 #include <errno.h>
@@ -25,7 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HEARTBEAT_MS 1000
+#define HEARTBEAT_MS 4000 /* at most: a quarter of the silence that ends us */
 #define CLOSE_MS 3000 /* for the last units, at the end */
 #define LOST_MS 10000 /* for the last answers, without a lease */
 
@@ -41,10 +43,17 @@ struct role {
     struct monitor *monitor;
     struct sync *sync;
     struct workflow_role *workflow;
+    struct worker *presence; /* the row of a role that holds no instances */
     bool draining, closing;
     int64_t closing_since, lost_since;
     int code;
 };
+
+static int64_t beat_ms(const struct settings *settings)
+{
+    int64_t ms = setting_int(settings, "WORKER_LEASE_MS") / 8;
+    return ms < HEARTBEAT_MS ? ms : HEARTBEAT_MS;
+}
 
 static void beat(void *ctx)
 {
@@ -55,7 +64,8 @@ static void beat(void *ctx)
                   strerror(errno), NULL);
     if (fd >= 0)
         close(fd);
-    loop_timer_set(r->beat, HEARTBEAT_MS);
+    page()->beat_ms = clock_mono_ms();
+    loop_timer_set(r->beat, beat_ms(r->engine.settings));
 }
 
 static void end(void *ctx)
@@ -113,6 +123,29 @@ static void refused(void *ctx, const struct err *err)
     front_fail(err);
     r->code = EXIT_CONFIG;
     loop_stop(r->engine.loop);
+}
+
+/* A role without instances loses nothing with its row: it makes another one. */
+static void absent(void *ctx);
+
+static void present(void *ctx)
+{
+    (void)ctx;
+    page()->up = true;
+}
+
+static void be_present(struct role *r)
+{
+    int lease = (int)setting_int(r->engine.settings, "WORKER_LEASE_MS");
+    r->presence = worker_start_for(r->engine.loop, r->engine.db, page()->role, lease, present,
+                                   absent, r);
+}
+
+static void absent(void *ctx)
+{
+    struct role *r = ctx;
+    worker_stop(r->presence);
+    be_present(r);
 }
 
 static void reply_health(struct http_request *request, const char *body)
@@ -202,9 +235,12 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
     r->engine.fetcher = fetcher_new(r->engine.loop, err);
     if (r->engine.fetcher == NULL)
         return false;
-    if (workflow)
+    if (workflow) {
         r->workflow = workflow_role_start(&r->engine, refused, lost, r);
-    else if (strcmp(role, "monitor") == 0)
+        return true;
+    }
+    be_present(r);
+    if (strcmp(role, "monitor") == 0)
         r->monitor = monitor_start(&r->engine);
     else if (strcmp(role, "web") == 0)
         return open_web(r, err);
@@ -227,6 +263,7 @@ static void close_role(struct role *r)
     if (r->hooks != NULL)
         hooks_stop(r->hooks);
     approvals_stop(r->approvals);
+    worker_stop(r->presence);
     monitor_stop(r->monitor);
     if (pool_is_ready(r->engine.db)) {
         r->closing = true;
@@ -248,6 +285,7 @@ int role_main(struct front *front, const char *role, const char *name)
     struct role r = {.name = name};
     struct err err;
     r.engine.loop = loop_new();
+    r.engine.settings = front->settings;
     r.beat_path = xprintf("%s/heartbeat/%s", front->data_dir, name);
     r.beat = loop_timer_new(r.engine.loop, beat, &r);
     r.end = loop_timer_new(r.engine.loop, end, &r);

@@ -10,6 +10,7 @@
 #include "engine/action.h"
 #include "engine/detect.h"
 #include "engine/execute.h"
+#include "engine/page.h"
 #include "engine/settings.h"
 #include "engine/versions.h"
 #include "engine/worker.h"
@@ -69,10 +70,12 @@ static void use_actions(void *ctx, const char *files)
 static void use_versions(void *ctx, struct vm *vm)
 {
     struct workflow_role *role = ctx;
-    if (role->detect != NULL)
-        detect_use(role->detect, vm);
-    else
+    if (role->detect == NULL) {
         vm_free(vm);
+        return;
+    }
+    detect_use(role->detect, vm);
+    page()->up = true;
 }
 
 /* The lease is there: from here on instances may be held. */
@@ -118,6 +121,8 @@ void workflow_role_reload(struct workflow_role *role)
 {
     if (role->versions != NULL)
         versions_reload(role->versions);
+    else
+        page()->reloads++; /* it reads them when it begins */
 }
 
 bool workflow_role_on_the_wire(const struct workflow_role *role)

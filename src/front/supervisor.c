@@ -5,14 +5,20 @@
  *                      a second signal, or DRAIN_MS: SIGKILL
  *
  * Workers get SIGKILL from the kernel when the supervisor dies: whatever they were doing, the next
- * life takes up. Each touches its heartbeat file once a second; one that stops doing so for half a
- * lease hangs and is killed, long before another worker could take its work. */
+ * life takes up. Each beats in its page (engine/page.h); one that stops doing so for half a lease
+ * hangs and is killed, long before another worker could take its work. When a worker dies while the
+ * Lua of an instance runs, the page says whose, and the next life is told.
+ *
+ * The service manager hears READY=1 when every worker does its work, RELOADING=1 until they have
+ * read the company's files again, STOPPING=1, and WATCHDOG=1 as long as we look after them. */
 #include "front/supervisor.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/page.h"
 #include "front/migrate.h"
+#include "front/notify.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +37,8 @@
 #define BACKOFF_MAX_MS 10000
 #define SETTLED_MS 30000 /* a life this long starts the backoff anew */
 #define WEB_DRAIN_MS 5000
+#define RELOAD_MS 10000 /* nobody waits longer for the end of a reload */
+#define SOON_MS 100     /* a look while something is under way */
 
 struct child {
     const char *role;
@@ -38,8 +46,9 @@ struct child {
     pid_t pid; /* 0: not running */
     int lives;
     int64_t started, start_at, backoff;
-    struct timespec beat; /* the heartbeat file's time, and when it last changed */
-    int64_t beat_seen;
+    struct page *page;
+    bool hung;       /* we killed it */
+    int64_t reloads; /* of its page, once it has done what SIGHUP asked of it */
 };
 
 enum phase { RUNNING, DRAIN_WEB, DRAIN_REST };
@@ -50,16 +59,14 @@ struct supervisor {
     struct child children[WORKERS_MAX];
     int count;
     enum phase phase;
-    bool at_once, refused;
+    struct page *pages;
+    bool refused;
+    bool ready, reloading;   /* what the service manager knows */
+    int64_t looked, excused; /* the last tick; silence counts from here, when we slept ourselves */
+    int64_t reload_until, watchdog_at;
     int64_t phase_since, drain_ms, hang_ms;
     int64_t postgres_at, postgres_backoff;
 };
-
-static void beat_path(const struct supervisor *s, const struct child *child, char *path,
-                      size_t room)
-{
-    snprintf(path, room, "%s/heartbeat/%s", s->front->data_dir, child->name);
-}
 
 static void become_worker(void)
 {
@@ -86,12 +93,19 @@ static pid_t fork_child(void)
 
 static void start_child(struct supervisor *s, struct child *child)
 {
+    struct page *page = child->page;
+    page->worker[0] = page->mark[0] = '\0';
+    page->up = false;
+    page->reloads = child->reloads = 0;
+    page->beat_ms = child->started = clock_mono_ms();
+    memset(&page->figures, 0, sizeof(page->figures));
+    child->hung = false;
     pid_t pid = fork_child();
     if (pid == 0) {
         log_set_role(child->name);
+        pages_use(s->pages, s->count, (int)(page - s->pages));
         exit(role_main(s->front, child->role, child->name));
     }
-    child->started = child->beat_seen = clock_mono_ms();
     if (pid < 0) {
         log_error("supervisor", "can't fork", "error", strerror(errno), NULL);
         child->start_at = child->started + BACKOFF_MAX_MS;
@@ -102,6 +116,23 @@ static void start_child(struct supervisor *s, struct child *child)
     log_info("supervisor", "worker started", "worker", child->name, "pid", log_int(pid), NULL);
 }
 
+/* It died in the middle of an instance's Lua: whose, and of what. */
+static void blame(struct child *child, int status)
+{
+    struct page *page = child->page;
+    if (page->mark[0] == '\0' || page->worker[0] == '\0')
+        return;
+    memcpy(page->dead.instance, page->mark, sizeof(page->mark));
+    if (child->hung)
+        snprintf(page->dead.how, PAGE_HOW, "it hung and was killed");
+    else if (WIFSIGNALED(status))
+        snprintf(page->dead.how, PAGE_HOW, "signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(page->dead.how, PAGE_HOW, "exit code %d", WEXITSTATUS(status));
+    memcpy(page->dead.worker, page->worker, sizeof(page->worker));
+}
+
 static void child_ended(struct supervisor *s, struct child *child, int status)
 {
     int64_t now = clock_mono_ms();
@@ -109,6 +140,7 @@ static void child_ended(struct supervisor *s, struct child *child, int status)
     child->pid = 0;
     if (s->phase != RUNNING)
         return;
+    blame(child, status);
     if (refused && child->lives == 1) {
         /* It said why. A port in use or a missing folder doesn't heal by trying. */
         s->refused = true;
@@ -140,20 +172,13 @@ static void reap(struct supervisor *s)
 
 static void check_beat(struct supervisor *s, struct child *child, int64_t now)
 {
-    char path[PATH_MAX];
-    struct stat st;
-    beat_path(s, child, path, sizeof(path));
-    if (stat(path, &st) == 0 &&
-        (st.st_mtim.tv_sec != child->beat.tv_sec || st.st_mtim.tv_nsec != child->beat.tv_nsec)) {
-        child->beat = st.st_mtim;
-        child->beat_seen = now;
-    }
-    if (now - child->beat_seen > s->hang_ms) {
-        log_error("supervisor", "worker hangs and is killed", "worker", child->name, "silent_ms",
-                  log_int(now - child->beat_seen), NULL);
-        kill(child->pid, SIGKILL);
-        child->beat_seen = now;
-    }
+    int64_t since = child->page->beat_ms > s->excused ? child->page->beat_ms : s->excused;
+    if (child->hung || now - since <= s->hang_ms)
+        return;
+    log_error("supervisor", "worker hangs and is killed", "worker", child->name, "silent_ms",
+              log_int(now - since), NULL);
+    child->hung = true;
+    kill(child->pid, SIGKILL);
 }
 
 static void check_postgres(struct supervisor *s, int64_t now)
@@ -197,18 +222,55 @@ static void enter(struct supervisor *s, enum phase phase)
     signal_children(s, SIGTERM, phase == DRAIN_WEB, phase == DRAIN_REST);
 }
 
+static void reload(struct supervisor *s)
+{
+    signal_children(s, SIGHUP, true, true);
+    for (int i = 0; i < s->count; i++)
+        s->children[i].reloads = s->children[i].page->reloads + 1;
+    if (s->ready && !s->reloading)
+        notify_reloading();
+    s->reloading = s->ready;
+    s->reload_until = clock_mono_ms() + RELOAD_MS;
+}
+
 static void on_signal(struct supervisor *s, int signum)
 {
     if (signum == SIGHUP) {
-        signal_children(s, SIGHUP, true, true);
+        reload(s);
     } else if (signum == SIGTERM || signum == SIGINT) {
         if (s->phase != RUNNING) {
-            s->at_once = true;
             signal_children(s, SIGKILL, true, true);
         } else {
             log_info("supervisor", "stopping; a second signal ends it at once", NULL);
+            notify_send("STOPPING=1\nSTATUS=finishing what is under way");
             enter(s, DRAIN_WEB);
         }
+    }
+}
+
+/* What the service manager is to know by now. */
+static void tell(struct supervisor *s, int64_t now)
+{
+    bool up = true, reloaded = true;
+    if (s->phase != RUNNING)
+        return;
+    for (int i = 0; i < s->count; i++) {
+        const struct child *child = &s->children[i];
+        up = up && child->pid != 0 && child->page->up;
+        reloaded = reloaded && child->page->reloads >= child->reloads;
+    }
+    if (!s->ready && up) {
+        s->ready = true;
+        log_info("supervisor", "all workers are up", NULL);
+        notify_send("READY=1\nSTATUS=all workers are up");
+    }
+    if (s->reloading && (reloaded || now > s->reload_until)) {
+        s->reloading = false;
+        notify_send("READY=1");
+    }
+    if (notify_watchdog_ms() > 0 && now >= s->watchdog_at) {
+        s->watchdog_at = now + notify_watchdog_ms() / 2;
+        notify_send("WATCHDOG=1");
     }
 }
 
@@ -216,6 +278,9 @@ static void on_signal(struct supervisor *s, int signum)
 static bool tick(struct supervisor *s)
 {
     int64_t now = clock_mono_ms();
+    if (now - s->looked > s->hang_ms / 2)
+        s->excused = now; /* the machine slept, and so did they */
+    s->looked = now;
     reap(s);
     if (s->refused && s->phase == RUNNING)
         enter(s, DRAIN_WEB);
@@ -227,12 +292,35 @@ static bool tick(struct supervisor *s)
         else if (s->phase == RUNNING && now >= child->start_at)
             start_child(s, child);
     }
+    tell(s, now);
     if (s->phase == DRAIN_WEB &&
         (signal_children(s, 0, true, false) == 0 || now - s->phase_since > WEB_DRAIN_MS))
         enter(s, DRAIN_REST);
     if (s->phase == DRAIN_REST && now - s->phase_since > s->drain_ms + 2000)
         signal_children(s, SIGKILL, true, true);
     return s->phase != DRAIN_REST || signal_children(s, 0, true, true) > 0;
+}
+
+static int64_t sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How long there is nothing to do, unless a signal comes: a quiet program rests. */
+static int64_t rest_ms(const struct supervisor *s)
+{
+    int64_t now = clock_mono_ms(), next = now + s->hang_ms / 4;
+    if (s->phase != RUNNING || !s->ready || s->reloading)
+        return SOON_MS;
+    for (int i = 0; i < s->count; i++) {
+        if (s->children[i].pid == 0)
+            next = sooner(next, s->children[i].start_at);
+    }
+    if (s->postgres != NULL)
+        next = sooner(next, s->postgres_at);
+    if (notify_watchdog_ms() > 0)
+        next = sooner(next, s->watchdog_at);
+    return next > now ? next - now : 1;
 }
 
 static bool make_folder(const char *path, struct err *err)
@@ -333,6 +421,15 @@ int supervise(struct front *front, struct postgres *postgres, unsigned roles, in
     if (roles & ROLE_MONITOR)
         add_child(s, "monitor", 1);
 
+    s->pages = pages_new(s->count);
+    for (int i = 0; i < s->count; i++) {
+        struct child *child = &s->children[i];
+        child->page = &s->pages[i];
+        snprintf(child->page->name, PAGE_NAME, "%s", child->name);
+        snprintf(child->page->role, sizeof(child->page->role), "%s", child->role);
+    }
+    s->looked = clock_mono_ms();
+
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
@@ -352,7 +449,7 @@ int supervise(struct front *front, struct postgres *postgres, unsigned roles, in
             int signum;
             more = tick(s);
             if (more) {
-                pause_ms(&signals, 100, &signum);
+                pause_ms(&signals, rest_ms(s), &signum);
                 on_signal(s, signum);
             }
         }

@@ -6,7 +6,9 @@
  * that the task is no more. What a killed run posted is thrown away. */
 #include "script/vm_state.h"
 
+#include "base/crash.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/mem.h"
 
 #include <lauxlib.h>
@@ -34,6 +36,7 @@ struct task {
     int ref; /* of the coroutine in the registry */
     const struct task_owner *owner;
     void *ctx;
+    const char *blame; /* whose Lua it is; NULL: nobody's */
     char *function;
     struct queue resumes, posts;
     size_t posted_bytes;
@@ -48,6 +51,11 @@ static void *running_ctx; /* of the task whose Lua runs in this process */
 void *task_running(void)
 {
     return running_ctx;
+}
+
+void task_blame(struct task *task, const char *instance)
+{
+    task->blame = instance && strlen(instance) == MARK_LEN ? instance : NULL;
 }
 
 /* ---- batches ---- */
@@ -353,7 +361,11 @@ static void run(struct task *task, const struct batch *batch)
     vm_enter(vm, task->co, task->used_us);
     vm->running = task;
     running_ctx = task->ctx;
+    mark_set(task->blame);
+    if (task->blame)
+        crash_point("lua", task->blame);
     status = lua_resume(task->co, L, nargs, &count);
+    mark_clear();
     running_ctx = NULL;
     vm->running = NULL;
     task->used_us += vm_leave(vm);

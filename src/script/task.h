@@ -32,6 +32,9 @@ struct task *task_start(struct vm *vm, const char *function, const struct slice 
 void task_resume(struct task *task, const struct slice *args, size_t nargs);
 /* Ends the task now: nothing more is delivered; its <close> variables are closed. */
 void task_cancel(struct task *task);
+/* Whose Lua this is, a uuid's text that lives as long as the task: marked while it runs (mark.h),
+ * so that a death of the process is blamed on it. */
+void task_blame(struct task *task, const char *instance);
 
 /* The ctx of the task whose Lua is running right now in this process, or NULL. */
 void *task_running(void);

@@ -1,0 +1,127 @@
+"""A death of a worker is blamed on the instance whose Lua was running, and on no other; the third
+time that instance is set aside. The processes really die, and really hang, in the middle of Lua."""
+import json
+import os
+import re
+import sys
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "support"))
+import daemon  # noqa: E402
+from database import until  # noqa: E402
+
+BODY = """return workflow { on = "go", class = "transactional",
+  run = function(e)
+    note "one"
+    wait_for("other", { timeout = "30d" })
+    note "two"
+  end }"""
+EVENTS = """return events {
+  go = { of = "customer", manual = true }, go_stopped = { of = "customer", manual = true },
+  off = { of = "customer", manual = true },
+  other = { of = "customer", manual = true, data = { size = "number?" } },
+}"""
+STOPPED = BODY.replace("run = ", 'on_stop = function() note "bye" end, stop_when = { "off" }, run = ')
+
+
+class QuarantineTest(daemon.DaemonTest):
+    files = {"steady.lua": BODY, "stopped.lua": STOPPED.replace('on = "go"', 'on = "go_stopped"')}
+    settings = {"WORKER_LEASE_MS": "4000"}
+
+    @classmethod
+    def setUpClass(cls):
+        daemon.EVENTS = EVENTS
+        super().setUpClass()
+
+    def restart(self, **more):
+        self.end(self.process)
+        type(self).saved = type(self).saved if hasattr(self, "saved") else dict(self.environment)
+        type(self).environment = dict(self.saved, **more)
+        with open(os.path.join(self.folder, "log"), "w"):
+            pass
+        self.start()
+        until(lambda: "all workers are up" in self.log(), True, 30, "up")
+
+    def log(self):
+        with open(os.path.join(self.folder, "log"), errors="replace") as log:
+            return log.read()
+
+    def asleep(self, customer, workflow="steady", event="go"):
+        self.go(customer, event)
+        self.wait("select state from instances where workflow = '%s' and customer_id = %d"
+                  % (workflow, customer), "waiting")
+        return self.instance(workflow, customer)
+
+    def deaths(self, instance):
+        return self.sql("select deaths from workflow_queue where instance_id = '%s'" % instance)
+
+    def test_1_the_third_crash_sets_aside_the_one_and_no_other(self):
+        poison, innocent = self.asleep(1), self.asleep(2)
+        self.restart(MOONWRIGHT_CRASH_AT="lua:%s:1" % poison)
+        self.go(1, "other")
+        self.go(2, "other")
+        self.ended("steady", 2, "done")
+        self.wait("select state from instances where id = '%s'" % poison, "stuck")
+        reason = json.loads(self.sql("select stuck from instances where id = '%s'" % poison))
+        self.assertEqual("quarantined", reason["code"])
+        self.assertEqual(["retry", "cancel"], reason["can"])
+        self.assertRegex(reason["message"], r"^3 workers died while its Lua was running, the last one: signal 9")
+        self.assertIn("since", reason)
+        self.assertEqual("3", self.deaths(poison))
+        self.assertEqual("3|1", self.sql("select count(*), count(distinct instance_id) from workflow_deaths"))
+        self.assertEqual(3, len(re.findall(r"life before ended while this instance's Lua", self.log())))
+        self.assertNotIn(innocent, self.sql("select instance_id from workflow_deaths"))
+        # It stays so: nothing runs it any more, and the worker lives.
+        pid = self.sql("select pid from workflow_workers where role = 'workflow'")
+        self.asleep(3)
+        self.assertEqual(pid, self.sql("select pid from workflow_workers where role = 'workflow'"))
+        # The crash is mended, and a person says so.
+        self.restart()
+        self.sql("update workflow_queue set deaths = 0, state = 'pending', due = now() where instance_id = '%s'" % poison)
+        self.sql("select pg_notify('work', '')")
+        self.ended("steady", 1, "done")
+        self.assertEqual("one two", self.sql("select string_agg(text, ' ' order by ordinal) from workflow_notes "
+                                             "where instance_id = '%s'" % poison))
+
+    def test_2_a_call_that_never_returns_counts_too(self):
+        poison = self.asleep(11)
+        self.restart(MOONWRIGHT_CRASH_AT="lua:%s:1" % poison, MOONWRIGHT_CRASH_HOW="stop")
+        self.go(11, "other")
+        self.wait("select state from instances where id = '%s'" % poison, "stuck", 90)
+        self.assertIn("it hung and was killed", self.sql("select stuck->>'message' from instances where id = '%s'" % poison))
+        self.assertGreaterEqual(len(re.findall("worker hangs and is killed", self.log())), 3)
+
+    def test_3_a_stop_does_not_wake_it_into_a_circle(self):
+        poison = self.asleep(21, "stopped", "go_stopped")
+        self.restart(MOONWRIGHT_CRASH_AT="lua:%s:1" % poison)
+        self.go(21, "off")
+        self.wait("select state from instances where id = '%s'" % poison, "stuck")
+        self.assertEqual("3", self.deaths(poison))
+        # What it was stopping for is kept: a person's retry goes on with that.
+        before = self.sql("select count(*) from workflow_deaths")
+        self.asleep(22)
+        self.assertEqual(before, self.sql("select count(*) from workflow_deaths"))
+
+    def test_4_a_death_elsewhere_is_nobodys_fault(self):
+        waiting = self.asleep(31)
+        self.restart()
+        before = self.sql("select count(*) from workflow_deaths")
+        pid = int(self.sql("select pid from workflow_workers where role = 'workflow'"))
+        os.kill(pid, 9)
+        until(lambda: self.sql("select count(*) from workflow_workers where role = 'workflow' and pid <> %d" % pid),
+              "1", 30, "the next life")
+        self.asleep(32)
+        self.assertEqual(before, self.sql("select count(*) from workflow_deaths"))
+        self.assertEqual("0", self.deaths(waiting))
+
+    def test_5_a_death_is_counted_once_however_often_it_is_told(self):
+        waiting = self.asleep(41)
+        for _ in range(4):
+            self.sql("select bury('00000000-0000-0000-0000-00000000dead', '%s', 'signal 11')" % waiting)
+        self.assertEqual("1", self.deaths(waiting))
+        self.sql("delete from workflow_deaths where worker = '00000000-0000-0000-0000-00000000dead'")
+
+
+if __name__ == "__main__":
+    unittest.main()
