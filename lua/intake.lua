@@ -11,10 +11,8 @@ local M = {}
 -- Changes ----------------------------------------------------------------------------------------
 
 -- The fact that a change shows by one rule: (true, {rule, at, weak, silent} or nil) or (false, why).
-local function fact_of(change, rule, now)
-  local old = change.old and frozen.view(change.old)
-  local new = change.new and frozen.view(change.new)
-  local subject = change.entity .. ":" .. change.entity_id
+-- old and new are views of its rows.
+local function fact_of(change, rule, subject, old, new, now)
   local ok, edge = judge.evaluate("becomes", rule.name, subject, nil, rules.is_edge, rule, old, new)
   if not ok or not edge then
     return ok, not ok and edge or nil
@@ -38,9 +36,12 @@ end
 -- All facts of a change in the order of their time; a row's creation before what else it shows.
 local function facts_of(change, now, failed, only)
   local facts = {}
+  local subject = change.entity .. ":" .. change.entity_id
+  local old = change.old and frozen.view(change.old)
+  local new = change.new and frozen.view(change.new)
   for _, rule in ipairs(world.rules_of[change.entity] or {}) do
     if not only or only == rule.name then
-      local ok, fact = fact_of(change, rule, now)
+      local ok, fact = fact_of(change, rule, subject, old, new, now)
       if not ok then
         failed(rule, fact)
       elseif fact then
@@ -62,19 +63,18 @@ end
 local function emit_facts(out, change, facts, now, failed)
   for _, fact in ipairs(facts) do
     local rule = fact.rule
-    local event = judge.event_of(change, rule, now)
+    local shown = judge.shown(judge.event_of(change, rule, now))
     local ok, wanted = true, true
     if rule.when then
-      ok, wanted = judge.evaluate("when", rule.name, change.entity_id, judge.zone_of(event), rule.when,
-        frozen.view(event))
+      ok, wanted = judge.evaluate("when", rule.name, change.entity_id, shown.zone, rule.when, shown.view)
     end
     if not ok then
       failed(rule, wanted)
     elseif wanted then
-      judge.add_event(out, rule, event, change.entity_id, fact.at, fact.weak, fact.silent)
+      judge.add_event(out, rule, shown, change.entity_id, fact.at, fact.weak, fact.silent)
       if rule.source == "deleted" then
         out.deleted[#out.deleted + 1] = { entity = change.entity, id = change.entity_id,
-          event = event.id }
+          event = shown.event.id }
       end
     end
   end
@@ -114,16 +114,16 @@ local function arrived(out, rule, arrival, payload, now)
   end
   event.name, event.id, event.time, event.of = rule.name, arrival.event_id or judge.uuid(), now,
     rule.subject
+  local shown = judge.shown(event)
   local ok, wanted = true, true
   if rule.when then
-    ok, wanted = judge.evaluate("when", rule.name, tostring(arrival.id), judge.zone_of(event), rule.when,
-      frozen.view(event))
+    ok, wanted = judge.evaluate("when", rule.name, tostring(arrival.id), shown.zone, rule.when, shown.view)
   end
   if not ok then
     out.errors[#out.errors + 1] = { rule = rule.name, entity = rule.subject,
       entity_id = arrival.entity_id, message = wanted }
   elseif wanted then
-    judge.add_event(out, rule, event, arrival.entity_id, rules.exact(arrival.at), false, false)
+    judge.add_event(out, rule, shown, arrival.entity_id, rules.exact(arrival.at), false, false)
   end
 end
 
@@ -206,7 +206,7 @@ function M.retry(out, retry, now)
   if retry.workflow then
     local w = world.workflows[retry.workflow]
     if w and retry.event then
-      local ok, start = judge.ask(w, retry.event, true)
+      local ok, start = judge.ask(w, judge.shown(retry.event), true)
       why = not ok and start or nil
       out.starts[#out.starts + 1] = ok and start or nil
     end

@@ -15,13 +15,15 @@ M.world = { rules = {}, workflows = {}, company = {},
   historic = {},  -- event type -> a workflow with history listens to it
 }
 
-local current          -- the evaluation under way: {id, rule}
+-- The evaluation under way: a part of a workflow or rule, about a subject.
+local what, whose, about
 local banned = {}      -- id of an evaluation -> why it is left out of this batch
-local strikes = {}     -- "what name" -> how often it was stopped in this batch
+local strikes = {}     -- "what whose" -> how often it was stopped in this batch
+local any_banned = false
 
 --- A new batch: what was left out of the last one is tried again.
 function M.forget()
-  banned, strikes = {}, {}
+  banned, strikes, any_banned = {}, {}, false
 end
 
 -- Evaluating -------------------------------------------------------------------------------------
@@ -33,40 +35,44 @@ function M.message_of(err)
   return (text:gsub("^workflows/", ""))
 end
 
--- Calls f(...) alone: (true, value) or (false, message). what is "when", "key", "becomes", "read".
+local function why_left_out(part, name, subject)
+  local rule = part .. " " .. name
+  return banned[rule .. " " .. subject] or (strikes[rule] or 0) > 2 and "it was stopped three times"
+end
+
+--- Calls f(a, b, c) alone: (true, value) or (false, message). part is "when", "key", "becomes", "read".
 ---@return boolean, any
-function M.evaluate(what, name, subject, zone, f, ...)
-  local id = what .. " " .. name .. " " .. subject
-  local why = banned[id] or (strikes[what .. " " .. name] or 0) > 2 and "it was stopped three times"
+function M.evaluate(part, name, subject, zone, f, a, b, c)
+  local why = any_banned and why_left_out(part, name, subject)
   if why then
-    return false, name .. ": '" .. what .. "' " .. why
+    return false, name .. ": '" .. part .. "' " .. why
   end
-  current = { id = id, rule = what .. " " .. name }
-  files.doing, files.zone = what, zone or M.world.company.zone
-  local ok, value = pcall(f, ...)
-  files.doing, current = nil, nil
-  if not ok then
-    local text = M.message_of(value)
-    if not text:match "^[%w_/]+%.lua:" then -- a tail call has left no line behind
-      text = (M.world.rules[name] and "events" or name) .. ".lua: " .. text
-    end
-    return false, text
+  what, whose, about = part, name, subject
+  files.doing, files.zone = part, zone or M.world.company.zone
+  local ok, value = pcall(f, a, b, c)
+  files.doing, what = nil, nil
+  if ok then
+    return true, value
   end
-  return true, value
+  local text = M.message_of(value)
+  if not text:match "^[%w_/]+%.lua:" then -- a tail call has left no line behind
+    text = (M.world.rules[name] and "events" or name) .. ".lua: " .. text
+  end
+  return false, text
 end
 
 --- The VM was stopped while it evaluated something: that is left out when the batch comes again.
 ---@param why string
 ---@return string|nil what it was; nil: nothing of the company's
 function M.blame(why)
-  if not current then
+  if not what then
     return nil
   end
-  banned[current.id] = why
-  strikes[current.rule] = (strikes[current.rule] or 0) + 1
-  local name = current.rule
-  current, files.doing = nil, nil
-  return name
+  local rule = what .. " " .. whose
+  banned[rule .. " " .. about], any_banned = why, true
+  strikes[rule] = (strikes[rule] or 0) + 1
+  what, files.doing = nil, nil
+  return rule
 end
 
 -- Milliseconds and version in front, so that ids grow with time.
@@ -119,14 +125,18 @@ function M.zone_of(event)
   return type(event.customer) == "table" and event.customer.zone or nil
 end
 
--- Tells one evaluation from another, also when the batch comes again and the event is made anew.
-local function subject_of(event)
-  return event.name .. " " .. tostring(entities.keys(event.of, event[event.of])[1])
+--- An event as all who are asked about it see it. The subject tells one evaluation from another,
+--- also when the batch comes again and the event is made anew.
+---@return table
+function M.shown(event)
+  return { event = event, view = frozen.view(event), zone = M.zone_of(event),
+    subject = event.name .. " " .. tostring(entities.keys(event.of, event[event.of])[1]) }
 end
 
-local function key_of(w, event, seen)
+local function key_of(w, shown)
+  local event = shown.event
   if type(w.key) == "function" then
-    local ok, value = M.evaluate("key", w.name, subject_of(event), M.zone_of(event), w.key, seen)
+    local ok, value = M.evaluate("key", w.name, shown.subject, shown.zone, w.key, shown.view)
     if not ok or value == nil then
       return ok, value
     elseif type(value) == "table" or type(value) == "function" then
@@ -154,19 +164,21 @@ local function start_of(w, event, key, again, instance)
 end
 
 --- Asks one workflow about an event: (true, start or nil), or (false, message).
-function M.ask(w, event, again)
-  local seen = frozen.view(event)
+---@param shown table see M.shown
+function M.ask(w, shown, again)
   if w.when then
-    local ok, value = M.evaluate("when", w.name, subject_of(event), M.zone_of(event), w.when, seen)
-    if not ok or not value then
-      return ok, not ok and value or nil
+    local ok, value = M.evaluate("when", w.name, shown.subject, shown.zone, w.when, shown.view)
+    if not ok then
+      return false, value
+    elseif not value then
+      return true
     end
   end
-  local ok, key = key_of(w, event, seen)
+  local ok, key = key_of(w, shown)
   if not ok then
     return false, key
   end
-  return true, start_of(w, event, key, again)
+  return true, start_of(w, shown.event, key, again)
 end
 
 --- The start of a child: of a workflow by name, for an event that only it gets.
@@ -179,7 +191,7 @@ function M.start_child(out, asked, event)
   local w = M.world.workflows[asked.workflow]
   local ok, key = w ~= nil, w == nil and 'there is no workflow "' .. asked.workflow .. '"' or nil
   if w then
-    ok, key = key_of(w, event, frozen.view(event))
+    ok, key = key_of(w, M.shown(event))
   end
   local start = ok and start_of(w, event, key, nil, asked.instance)
     or { instance = asked.instance, event = event.id, workflow = asked.workflow, refused = key,
@@ -189,24 +201,31 @@ function M.start_child(out, asked, event)
   out.starts[#out.starts + 1] = start
 end
 
---- Adds an event to what is settled, and what it starts or who raised.
-function M.add_event(out, rule, event, entity_id, at, weak, silent)
-  out.events[#out.events + 1] = { id = event.id, type = rule.name, entity = rule.subject,
-    entity_id = tostring(entity_id), at = at, noticed = event.time, weak = weak,
-    customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
-      and event.customer.id or nil,
-    keys = json.array(entities.event_keys(event)), payload = event }
+-- Asks all who listen to an event.
+local function ask_listeners(out, rule, shown, entity_id, silent)
   for _, w in ipairs(M.world.listeners[rule.name] or {}) do
     if w.history or not silent then
-      local ok, start = M.ask(w, event)
+      local ok, start = M.ask(w, shown)
       if not ok then
         out.errors[#out.errors + 1] = { workflow = w.name, entity = rule.subject,
-          entity_id = tostring(entity_id), event = event.id, message = start }
+          entity_id = tostring(entity_id), event = shown.event.id, message = start }
       elseif start then
         out.starts[#out.starts + 1] = start
       end
     end
   end
+end
+
+--- Adds an event to what is settled, and what it starts or who raised.
+---@param shown table see M.shown
+function M.add_event(out, rule, shown, entity_id, at, weak, silent)
+  local event = shown.event
+  out.events[#out.events + 1] = { id = event.id, type = rule.name, entity = rule.subject,
+    entity_id = tostring(entity_id), at = at, noticed = event.time, weak = weak,
+    customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
+      and event.customer.id or nil,
+    keys = json.array(entities.event_keys(event)), payload = event }
+  ask_listeners(out, rule, shown, entity_id, silent)
 end
 
 return M

@@ -17,9 +17,11 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 sys.dont_write_bytecode = True
+from benchmark_conditions import CUSTOMER, ESTIMATES, conditions  # noqa: E402
+import benchmark_conditions  # noqa: E402
 from database import Connection  # noqa: E402
+from process_cost import cpu, family, peak_mb  # noqa: E402
 
-TICK = os.sysconf("SC_CLK_TCK")
 FILES = {
     "events.lua": 'return events {\n  estimate_created = { of = "estimate", created = true },\n}\n',
     "company.lua": 'return company { name = "Bench", zone = "America/New_York" }\n',
@@ -40,33 +42,6 @@ FILES = {
   end }
 """,
 }
-
-CONDITION = """return workflow {{
-  on = "estimate_created",
-  when = function(e)
-    local t = e.estimate
-    return t.status == "Open" and t.total >= 1000 and t.name ~= "none" and t.id < 0 - {n}
-  end,
-  run = function() end }}
-"""
-CONDITIONS = {"condition_%d.lua" % n: CONDITION.format(n=n) for n in range(1, 50)}
-CONDITIONS["three_steps.lua"] = CONDITION.format(n=0)
-
-CUSTOMER = """
-insert into sync_cursors (entity, live_since, completed_at)
-select e, now() - interval '1 day', now()
-from unnest(array['customers', 'jobs', 'estimates', 'invoices', 'appointments', 'locations']) e
-on conflict do nothing;
-insert into st_customers (id, name, type, state, zip, created_on, modified_on)
-values (9, 'Ann Lee', 'Residential', 'NY', '10001', '2026-01-01Z', '2026-01-01Z') on conflict do nothing;
-insert into st_contacts (id, customer_id, type, value, phone, email, modified_on)
-values (1, 9, 'MobilePhone', '5552000009', '+15552000009', null, '2026-01-01Z') on conflict do nothing;
-"""
-ESTIMATES = """
-insert into st_estimates (id, name, status, customer_id, subtotal, tax, created_on, modified_on)
-select i, 'Replace condenser', 'Open', 9, 2000, 160, now(), now()
-from generate_series({first}, {last}) i
-"""
 
 # Instances asleep for a year, and steps of instances that have ended.
 SLEEPERS = ["""
@@ -137,46 +112,6 @@ begin
   end loop;
 end $$;
 """
-
-
-def family(pid):
-    """The process and all below it."""
-    found, waiting = [], [pid]
-    while waiting:
-        p = waiting.pop()
-        found.append(p)
-        try:
-            for task in os.listdir("/proc/%d/task" % p):
-                with open("/proc/%d/task/%s/children" % (p, task)) as f:
-                    waiting += [int(c) for c in f.read().split()]
-        except OSError:
-            pass
-    return found
-
-
-def cpu(pids):
-    """User and system seconds, those of children that have ended included."""
-    total = 0
-    for pid in pids:
-        try:
-            with open("/proc/%d/stat" % pid) as f:
-                fields = f.read().rsplit(")", 1)[1].split()
-            total += sum(int(fields[i]) for i in (11, 12, 13, 14))
-        except OSError:
-            pass
-    return total / TICK
-
-
-def peak_mb(pids):
-    most = 0
-    for pid in pids:
-        try:
-            with open("/proc/%d/status" % pid) as f:
-                most = max([most] + [int(line.split()[1]) / 1024 for line in f
-                                     if line.startswith("VmHWM")])
-        except OSError:
-            pass
-    return most
 
 
 class Bench:
@@ -388,31 +323,6 @@ def sleepers(bench, options):
             "idle_rss_mb": round(idle, 1), "peak_rss_mb": round(peak_mb(bench.engine_pids()), 1)}
 
 
-def conditions(bench, options):
-    """50 workflows' `when` of four comparisons, on events made by detection: none is true."""
-    bench.database.sql(CUSTOMER)
-    bench.database.sql(ESTIMATES.format(first=1, last=100))
-    wait_for_changes(bench)
-    before, begun = bench.measure(), time.monotonic()
-    bench.database.sql(ESTIMATES.format(first=101, last=100 + options.n // 5))
-    wait_for_changes(bench)
-    seconds, after = time.monotonic() - begun, bench.measure()
-    looked = options.n // 5 * len(CONDITIONS)
-    if bench.database.sql("select count(*) from workflow_instances") != "0":
-        raise SystemExit("bench: a condition was true")
-    cpu_s = after[0] - before[0]
-    print("%d conditions in %.2f s: %.0f a second of the worker's CPU, events and all"
-          % (looked, seconds, looked / cpu_s))
-    return {"conditions_per_cpu_s": round(looked / cpu_s), "conditions_per_s": round(looked / seconds),
-            "events_per_s": round(options.n // 5 / seconds)}
-
-
-def wait_for_changes(bench):
-    while bench.database.sql("select 1 from changes limit 1"):
-        bench.alive()
-        time.sleep(0.02)
-
-
 def main():
     p = argparse.ArgumentParser(prog="tools/bench")
     p.add_argument("what", choices=["engine", "latency", "sleepers", "conditions"])
@@ -426,9 +336,7 @@ def main():
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--program", required=True, help=argparse.SUPPRESS)
     options = p.parse_args()
-    files = dict(FILES, **CONDITIONS) if options.what == "conditions" else FILES
-    if options.what == "conditions":
-        files["three_steps.lua"] = CONDITION.format(n=0)
+    files = dict(FILES, **benchmark_conditions.FILES) if options.what == "conditions" else FILES
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
     bench = Bench(options.program, options.workers, files)
     try:

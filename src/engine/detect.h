@@ -7,6 +7,10 @@
 
 #include "engine/engine.h"
 
+/* The limits of the VM that judges. */
+#define DETECT_MEMORY ((size_t)160 << 20)
+#define DETECT_BURST_MS 1000 /* of a whole batch, or of loading all files */
+
 struct detect;
 struct vm;
 

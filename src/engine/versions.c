@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/detect.h"
 #include "engine/page.h"
 #include "engine/settings.h"
 #include "engine/sources.h"
@@ -27,8 +28,6 @@
 #include <string.h>
 
 #define TEXT_MAX ((size_t)192 << 20)
-#define DETECT_MEMORY ((size_t)160 << 20)
-#define DETECT_BURST_MS 1000 /* of a whole batch, or of loading all files */
 #define TRY_AGAIN_MS 1000
 #define GONE_MS 1000       /* until a file that isn't there was deleted */
 #define UNDECIDED_MS 15000 /* until a tree that is new asks again whether it is the only one */

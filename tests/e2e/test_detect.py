@@ -107,6 +107,26 @@ class DetectTest(DatabaseTest):
         self.quiet()
         self.end()
 
+    def test_fifty_workflows_on_one_event_are_one_transaction(self):
+        for n in range(50):
+            self.write("many_%d.lua" % n, 'return workflow { on = "estimate_created",'
+                       ' when = function(e) return e.estimate.subtotal > %d end,'
+                       ' run = function(e) end }' % n)
+        self.begin()
+        before = self.sql("select settled from gate")
+        self.estimate(7)
+        self.wait("select count(*) from workflow_instances where workflow like 'many%'", "50")
+        self.quiet()
+        # The event, the gate, the instances and their places in the queue bear one transaction's number.
+        self.assertEqual("103|1", self.sql(
+            "select count(*), count(distinct t) from (select xmin::text as t from events union all"
+            " select xmin::text from gate union all select i.xmin::text from workflow_instances i"
+            " where workflow like 'many%' union all select q.xmin::text from workflow_queue q join"
+            " workflow_instances i on i.id = q.instance_id where i.workflow like 'many%' union all"
+            " select xmin::text from event_keys where key = 'estimate:7') x"))
+        self.assertEqual(int(before) + 1, int(self.sql("select settled from gate")))
+        self.end()
+
     def test_an_insert_shows_its_facts_in_their_order_and_starts_nothing_that_is_over(self):
         self.begin()
         self.estimate(7, "Sold", more="'2026-06-10T11:00Z'")

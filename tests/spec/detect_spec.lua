@@ -239,6 +239,44 @@ describe("a start", function()
   end)
 end)
 
+describe("a view of an event", function()
+  it("is made once for all who are asked", function()
+    local source = [[return workflow { on = "estimate_created", run = function(e) end,
+      when = function(e) return e.estimate == e.estimate and e.estimate.items[1].total == 1 end }]]
+    use { a = source, b = source, c = source }
+    local frozen = require "frozen"
+    local view, made = frozen.view, 0
+    frozen.view = function(t)
+      made = made + (t.name == "estimate_created" and 1 or 0)
+      return view(t)
+    end
+    local out = batch { changes = { change(nil, estimate { items = { { total = 1 } } }) } }
+    frozen.view = view
+    assert.are.equal(3, #out.starts)
+    assert.are.equal(1, made)
+  end)
+
+  it("can be compared and stored as what it shows, looked at or not", function()
+    local frozen = require "frozen"
+    local plain = { a = { 1, 2 }, b = { c = true }, none = json.array {} }
+    assert.are.equal(json.encode(plain), json.encode(frozen.view(plain)))
+    local seen = frozen.view(plain)
+    assert.are.equal(2, seen.a[2])
+    assert.is_nil(seen.missing)
+    assert.are.equal(json.encode(plain), json.encode(seen))
+  end)
+
+  it("shows that a list of a row has changed", function()
+    use({ a = [[return workflow { on = "items_changed", run = function(e) end }]] },
+      [[return events { items_changed = { of = "estimate", changed = { "items" } } }]])
+    local one, other = estimate { items = { { id = 1 } } }, estimate { items = { { id = 2 } } }
+    assert.are.equal(0, #batch({ changes = { change(one, one) } }).events)
+    local out = batch { changes = { change(one, other) } }
+    assert.are.same({}, out.errors)
+    assert.are.equal(1, #out.starts)
+  end)
+end)
+
 describe("what raises", function()
   it("is a row, and the rest goes on", function()
     use({ bad = [[return workflow { on = "estimate_created", run = function(e) end,
