@@ -8,3 +8,9 @@ endforeach()
 add_test(NAME fault.deaths
   COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_crash.py)
 set_tests_properties(fault.deaths PROPERTIES LABELS fault TIMEOUT 1800)
+# A sale and a send at the same time, in every order.
+foreach(name InterleavingTest PersonTest RaceTest)
+  add_test(NAME fault.stops.${name}
+    COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_stops.py ${name})
+  set_tests_properties(fault.stops.${name} PROPERTIES LABELS fault TIMEOUT 900)
+endforeach()

@@ -124,12 +124,14 @@ def drop(name):
 class World:
     numbers = itertools.count(1)
 
-    def __init__(self, simulator, copy_of, count=3, crash="", more=None, url=None, program=None):
+    def __init__(self, simulator, copy_of, count=3, crash="", more=None, url=None, program=None,
+                 workflow=WORKFLOW):
         """count: estimates; crash: MOONWRIGHT_CRASH_AT; more: settings; url: how the product
-        reaches the database, made from its name; program: what runs it."""
+        reaches the database, made from its name; program: what runs it; workflow: what the
+        estimates go through."""
         number = next(World.numbers)
         self.first, self.count = number * 1000, count   # our estimates are first + 1, 2, ...
-        self.simulator = simulator
+        self.simulator, self.workflow = simulator, workflow
         self.folder = tempfile.mkdtemp(prefix="moonwright-world-")
         os.chmod(self.folder, 0o755)
         self.name = "world_%d_%d" % (os.getpid(), number)
@@ -167,7 +169,7 @@ class World:
             copy = shutil.copytree if os.path.isdir(source) else shutil.copy
             copy(source, os.path.join(folder, name))
         with open(os.path.join(folder, "quote.lua"), "w") as file:
-            file.write(WORKFLOW)
+            file.write(self.workflow)
         return folder
 
     def sql(self, text):

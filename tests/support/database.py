@@ -22,6 +22,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SERVER = os.environ.get("MOONWRIGHT_TEST_DATABASE_URL", "")
 POOLER = os.environ.get("MOONWRIGHT_TEST_POOLER_URL", "")  # how what is tested gets there, if set
 ALL = ("servicetitan", "engine")
+# Of a run these tests alone, and only until one fails: "-f NAME..." (see fault/mutants/run).
+for word in os.environ.get("MOONWRIGHT_ONLY", "").split():
+    sys.argv += [word] if word == "-f" else ["-k", word]
 patience = 60  # seconds: more than the slowest machine needs, as nothing waits longer than it must
 
 pq = ctypes.CDLL(ctypes.util.find_library("pq") or "libpq.so.5")
