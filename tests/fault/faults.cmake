@@ -5,9 +5,12 @@ foreach(name DatabaseTest ConnectionTest RestartTest StallTest PoolerTest Worker
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_faults.py ${name})
   set_tests_properties(fault.${name} PROPERTIES LABELS fault TIMEOUT 600)
 endforeach()
-add_test(NAME fault.deaths
-  COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_crash.py)
-set_tests_properties(fault.deaths PROPERTIES LABELS fault TIMEOUT 1800)
+# A death at every point: of the engine, of the sync, and with two databases.
+foreach(name EngineTest SyncTest TwoDatabasesTest)
+  add_test(NAME fault.deaths.${name}
+    COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_crash.py ${name})
+  set_tests_properties(fault.deaths.${name} PROPERTIES LABELS fault TIMEOUT 1800)
+endforeach()
 # A sale and a send at the same time, in every order.
 foreach(name InterleavingTest PersonTest RaceTest)
   add_test(NAME fault.stops.${name}

@@ -16,6 +16,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import world  # noqa: E402
+from synced import SyncedWorld  # noqa: E402
 from world import LONG, Simulator, World, database  # noqa: E402
 
 SHORT = (
@@ -35,31 +36,54 @@ SHORT = (
     "sent:consume_changes(:1",              # detection
     "statement:from settle(:2",
 )
-PER_POINT = 3   # occurrences of a point that are tried
+SHORT_SYNC = (
+    "unit:with raw as materialized:15",     # a page is here
+    "sent:with raw as materialized:17",     # while it and its cursor commit
+    "answered:with raw as materialized:19",
+    "accepted:/export/customers/contacts:3",
+    "sent:sync_finish(:20",                 # the end of a feed's run
+)
+SHORT_TWO = (
+    "sent:lock_gate(); select (s->>'events:1",      # while the events commit
+    "unit:drop_changes(:1",                 # settled, and their changes still there
+    "sent:drop_changes(:2",
+    "sent:with raw as materialized:16",
+)
+# What is tried of the points of a synced world. Feeds without rows are all alike.
+SYNC = ("with raw as", "sync_begin(", "sync_finish(", "parents_", "/connect/token", "/customers",
+        "/export/estimates")
+TWO = ("changes", "lock_gate(); select (s->>", "with raw as")
+# For one who looks for a fault: CLASS POINT... tries these points alone.
+POINTS = sys.argv[2:]
+PER_POINT = 3   # occurrences of a point that are tried, from its first towards its last
 AT_ONCE = 4
 
 
 def where(line):
     """A line of the list as MOONWRIGHT_CRASH_AT names it, without its number."""
     kind, _, text = line.partition("\t")
-    if kind in ("wire", "accepted"):
+    if kind in ("gate", "wire", "accepted"):
         text = re.sub(r"^.*?//[^/]*", "", text)
         text = re.sub(r"/(AC5+|[A-Za-z0-9]{20})(?=/|$)", "", text)
         text = text.rsplit("/", 1)[-1] if "Messages.json" in text else text
     return kind + ":" + text[:150]
 
 
-class CrashTest(unittest.TestCase):
+class EngineTest(unittest.TestCase):
+    """Detection, execution and sends, on one database."""
+
+    world, two, short = World, False, SHORT
+
     @classmethod
     def setUpClass(cls):
         cls.simulator = Simulator()
         cls.addClassCleanup(cls.simulator.close)
-        cls.template = world.template(cls.simulator.settings)
+        cls.template = world.template(cls.simulator.settings, cls.two)
         cls.addClassCleanup(world.drop, cls.template)
 
     def whole(self, crash):
         """One run to its end: what is left in the database, the books, where it died, its world."""
-        w = World(self.simulator, self.template, crash=crash)
+        w = self.world(self.simulator, self.template, crash=crash, two=self.two)
         try:
             w.run(keep=True)
             w.play()
@@ -71,15 +95,16 @@ class CrashTest(unittest.TestCase):
             w.close()
 
     def points(self, listed):
-        seen = collections.Counter(where(line) for line in listed.splitlines() if line)
+        seen = collections.Counter(where(line) for line in listed.splitlines()
+                                   if line and self.is_ours(where(line)))
         return ["%s:%d" % (point, n) for point, count in sorted(seen.items())
-                for n in range(1, min(count, PER_POINT) + 1)]
+                for n in sorted({1 + k * (count - 1) // PER_POINT for k in range(PER_POINT)})]
 
     def test_a_death_anywhere_changes_nothing(self):
         ledger, books, listed, _ = self.whole("list")
-        points = self.points(listed) if LONG else SHORT
-        if len(sys.argv) > 1:               # for one who looks for a fault: these points alone
-            points = sys.argv[1:]
+        points = self.points(listed) if LONG else self.short
+        if POINTS:
+            points = POINTS
         wrong, missed, held = [], [], 0
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             runs = {pool.submit(self.whole, point): point for point in points}
@@ -102,6 +127,27 @@ class CrashTest(unittest.TestCase):
         self.assertLess(len(missed), 1 + len(points) / 5, missed)
 
 
+    def is_ours(self, _):
+        """Whether a point is tried here: each is in one of the classes."""
+        return True
+
+
+class SyncTest(EngineTest):
+    """The copying from ServiceTitan, up to what its rows bring about."""
+
+    world, short, words = SyncedWorld, SHORT_SYNC, SYNC
+
+    def is_ours(self, point):
+        return any(word in point for word in self.words)
+
+
+class TwoDatabasesTest(SyncTest):
+    """The same with ServiceTitan's tables in a database of their own: what is one commit there is
+    two here, one after the other."""
+
+    two, short, words = True, SHORT_TWO, TWO
+
+
 def difference(wanted, got):
     """The lines that only one of the two has, with a sign."""
     wanted, got = collections.Counter(wanted), collections.Counter(got)
@@ -110,4 +156,4 @@ def difference(wanted, got):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    unittest.main(argv=sys.argv[:2], verbosity=2)

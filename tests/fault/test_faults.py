@@ -73,7 +73,7 @@ class Case(unittest.TestCase):
             words = line.split(mark)
             if words[0] == "note":
                 words[at] = str(int(words[at]) * count // 3)
-            if words[0] in ("note", "left"):
+            if words[0] in ("note", "left", "changes"):
                 found.append(mark.join(words))
                 continue
             for n in range(int(words[at]), count + 1, 3):

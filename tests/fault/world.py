@@ -103,43 +103,60 @@ class Simulator:
         shutil.rmtree(self.folder)
 
 
-def template(settings):
-    """A database as `moonwright migrate` makes it, to be copied."""
-    name = "world_%d" % os.getpid()
+def template(settings, two=False):
+    """A database as `moonwright migrate` makes it, to be copied. two: NAME and NAME_st, which has
+    ServiceTitan's tables."""
+    name = "world_%d%s" % (os.getpid(), "_two" if two else "")
     server = database.Connection(database.SERVER)
-    server.sql("create database " + name)
+    urls = {"DATABASE_URL": database.url_of(name)}
+    if two:
+        urls["SERVICETITAN_DATABASE_URL"] = database.url_of(name + "_st")
+    for url in urls.values():
+        server.sql("create database " + name_of(url))
     subprocess.run([PROGRAM, "migrate"], check=True, stdout=subprocess.DEVNULL,
-                   env=dict(os.environ, DATABASE_URL=database.url_of(name), MOONWRIGHT_HOME=ROOT,
-                            **settings))
+                   env=dict(os.environ, MOONWRIGHT_HOME=ROOT, **urls, **settings))
     server.close()
     return name
 
 
+def name_of(url):
+    return [field for field in url.split() if field.startswith("dbname=")][0][7:]
+
+
 def drop(name):
     server = database.Connection(database.SERVER)
-    server.sql("drop database if exists %s with (force)" % name)
+    for one in (name, name + "_st"):
+        server.sql("drop database if exists %s with (force)" % one)
     server.close()
 
 
+def name_of_st(name, two):
+    return name + "_st" if two else name
+
+
 class World:
+    roles = "workflow,web"
     numbers = itertools.count(1)
 
     def __init__(self, simulator, copy_of, count=3, crash="", more=None, url=None, program=None,
-                 workflow=WORKFLOW):
+                 workflow=WORKFLOW, two=False):
         """count: estimates; crash: MOONWRIGHT_CRASH_AT; more: settings; url: how the product
         reaches the database, made from its name; program: what runs it; workflow: what the
-        estimates go through."""
+        estimates go through; two: ServiceTitan's tables are in a database of their own."""
         number = next(World.numbers)
         self.first, self.count = number * 1000, count   # our estimates are first + 1, 2, ...
         self.simulator, self.workflow = simulator, workflow
         self.folder = tempfile.mkdtemp(prefix="moonwright-world-")
         os.chmod(self.folder, 0o755)
         self.name = "world_%d_%d" % (os.getpid(), number)
+        self.name_st = self.name + "_st" if two else self.name
         server = database.Connection(database.SERVER)
-        server.sql("create database %s template %s strategy file_copy" % (self.name, copy_of))
+        for copy, of in {self.name: copy_of, self.name_st: name_of_st(copy_of, two)}.items():
+            server.sql("create database %s template %s strategy file_copy" % (copy, of))
         server.close()
-        self.connection = None
-        self.connect()
+        self.connections = {}
+        for name in (self.name, self.name_st):
+            self.connect(name)
         self.web = free_ports(1)[0]
         self.settled = []                   # what a person had to say: (id, verdict)
         self.mark = os.path.join(self.folder, "died")
@@ -151,6 +168,8 @@ class World:
             EVENT_POLL_INTERVAL_MS="100", EXECUTE_POLL_INTERVAL_MS="100",
             INDOUBT_LOOK_MS="300", INDOUBT_LOOK_AGAIN_MS="900", INDOUBT_EMAIL_MS="600",
             INDOUBT_GHL_MS="700", WORKER_LEASE_MS="6000", MOONWRIGHT_LOG_LEVEL="debug")
+        if two:
+            self.environment["SERVICETITAN_DATABASE_URL"] = database.url_of(self.name_st)
         self.environment["PUBLIC_URL"] = "http://127.0.0.1:%d" % self.web
         if crash:
             self.environment.update(MOONWRIGHT_CRASH_AT=crash, MOONWRIGHT_CRASH_ONCE=self.mark)
@@ -172,28 +191,37 @@ class World:
             file.write(self.workflow)
         return folder
 
-    def sql(self, text):
+    def sql(self, text, name=None):
+        name = name or self.name
+        connection = self.connections[name]
         try:
-            return self.connection.sql(text)
+            return connection.sql(text)
         except RuntimeError:
-            if self.connection.handle is None or not self.connection.is_idle():
-                self.connect()
+            if connection.handle is None or not connection.is_idle():
+                self.connect(name)
             raise
 
+    def company(self, text):
+        """The same where ServiceTitan's tables are; {now} is business time."""
+        return self.sql(text.replace("{now}", self.now()), self.name_st)
+
+    def now(self):
+        return "'%s'::timestamptz" % self.sql("select business_now()")
+
     def insist(self, text):
-        """The same, again and again while the database is away: it must do no harm twice."""
+        """That, again and again while the database is away: it must do no harm twice."""
         def try_it():
             try:
-                self.sql(text)
+                self.company(text)
                 return True
             except RuntimeError:
                 return False
         database.until(try_it, True, 30, text[:80])
 
-    def connect(self):
-        if self.connection:
-            self.connection.close()
-        self.connection = database.Connection(database.url_of(self.name))
+    def connect(self, name):
+        if name in self.connections:
+            self.connections[name].close()
+        self.connections[name] = database.Connection(database.url_of(name))
 
     # the product
 
@@ -201,7 +229,7 @@ class World:
         """keep: it is started again when it ends, as an init system would."""
         with open(self.log_path, "ab") as log:
             process = subprocess.Popen(
-                self.program + ["run", "--role", "workflow,web", "--workers", str(workers)],
+                self.program + ["run", "--role", self.roles, "--workers", str(workers)],
                 cwd=self.folder, env=dict(self.environment, **(more or {})), stdout=log, stderr=log,
                 preexec_fn=with_us)
         self.processes.append(process)
@@ -239,23 +267,23 @@ class World:
     def begin(self):
         """Customers and their estimates; everything was synced just now."""
         ids = [self.first + n for n in self.numbers_of_ours()]
-        self.sql("insert into sync_cursors (entity, live_since, completed_at) select e, "
-                 "business_now() - interval '1 day', now() from unnest(array['customers', "
+        self.company("insert into sync_cursors (entity, live_since, completed_at) select e, "
+                 "{now} - interval '1 day', now() from unnest(array['customers', "
                  "'contacts', 'estimates', 'jobs', 'invoices', 'appointments']) e")
         for n in ids:
-            self.sql("begin;"
+            self.company("begin;"
                      "insert into st_customers (id, name, type, state, zip, active, modified_on) "
-                     "values (%d, 'Ann Lee', 'Residential', 'NY', '10001', true, business_now());"
+                     "values (%d, 'Ann Lee', 'Residential', 'NY', '10001', true, {now});"
                      "insert into st_contacts (id, customer_id, type, value, phone, email, "
                      "do_not_text, marketing, active, modified_on) values "
-                     "(%d, %d, 'MobilePhone', '%s', '%s', null, false, true, true, business_now()),"
-                     "(%d, %d, 'Email', '%s', null, '%s', false, true, true, business_now());"
+                     "(%d, %d, 'MobilePhone', '%s', '%s', null, false, true, true, {now}),"
+                     "(%d, %d, 'Email', '%s', null, '%s', false, true, true, {now});"
                      "commit"
                      % (n, n * 10, n, self.phone(n), self.phone(n), n * 10 + 1, n, self.email(n),
                         self.email(n)))
-        self.sql("insert into st_estimates (id, name, status, customer_id, subtotal, tax, "
+        self.company("insert into st_estimates (id, name, status, customer_id, subtotal, tax, "
                  "created_on, modified_on) select n, 'New heater', 'Open', n, 2000, 100, "
-                 "business_now(), business_now() from unnest('{%s}'::bigint[]) n"
+                 "{now}, {now} from unnest('{%s}'::bigint[]) n"
                  % ",".join(map(str, ids)))
 
     def numbers_of_ours(self):
@@ -264,8 +292,8 @@ class World:
     def decide(self):
         """Two of three are sold, the third is dismissed."""
         self.insist("update st_estimates set status = case when id % 1000 % 3 = 0 then 'Dismissed' "
-                    "else 'Sold' end, sold_on = case when id % 1000 % 3 > 0 then business_now() end, "
-                    "modified_on = business_now()")
+                    "else 'Sold' end, sold_on = case when id % 1000 % 3 > 0 then {now} end, "
+                    "modified_on = {now}")
 
     def phone(self, n):
         return "+1212%07d" % (5000000 + n)
@@ -280,16 +308,22 @@ class World:
 
     def until_all(self, question, seconds):
         """Until it is so of all instances; meanwhile a person settles what is held, by what
-        the vendor's list shows, and who starts the product after a death does."""
-        end = time.monotonic() + seconds
-        while True:
+        the vendor's list shows."""
+        def asked():
             try:
                 if self.sql(question) == str(self.count):
-                    return
+                    return True
                 if self.sql("select count(*) from instances where state = 'stuck'") != "0":
                     self.settle()
             except RuntimeError:
                 pass                    # the database is away
+            return False
+        self.keep_until(asked, seconds)
+
+    def keep_until(self, ask, seconds):
+        """Until it is so; who starts the product after a death does."""
+        end = time.monotonic() + seconds
+        while not ask():
             if self.kept and self.kept.poll() is not None:
                 self.run(keep=True)
             if time.monotonic() > end:
@@ -344,10 +378,11 @@ class World:
             "select 'note', count(*), text, null, null, null from workflow_notes group by text "
             "union all select 'left', (select count(*) from workflow_queue) + (select count(*) "
             "from workflow_waits) + (select count(*) from workflow_subscriptions) + "
-            "(select count(*) from changes) + (select count(*) from arrivals) + (select count(*) "
+            "(select count(*) from arrivals) + (select count(*) "
             "from outbound_log where state in ('intent', 'in_doubt', 'held')) + (select count(*) "
             "from detect_errors), null, null, null, null" % {"first": self.first})
-        return sorted(rows.splitlines())
+        changes = self.sql("select 'changes', count(*) from changes", self.name_st)
+        return sorted(rows.splitlines() + [changes])
 
     def books(self):
         """What the vendors accepted of ours, each as often as it was."""
@@ -392,6 +427,7 @@ class World:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
                 process.wait()
-        self.connection.close()
+        for connection in self.connections.values():
+            connection.close()
         drop(self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
