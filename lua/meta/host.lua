@@ -62,6 +62,23 @@ function host.zone.instant(zone, civil) end
 ---@return boolean
 function host.zone.exists(name) end
 
+---@class host.cron
+host.cron = {}
+
+---@param text string "30 7 * * 1-5", or with the second first
+---@return string? why it is no schedule
+function host.cron.refused(text) end
+
+---The first fire after a time; nothing when there is none in ten years.
+---@param text string
+---@param zone string
+---@param gap "next"|"skip"
+---@param fold "first"|"last"|"both"
+---@param after number seconds since 1970
+---@return integer? at
+---@return "moved"|"skipped"|"first"|"last"|nil note what the clocks do to it; skipped is no fire
+function host.cron.next(text, zone, gap, fold, after) end
+
 ---@class host.json
 ---@field null userdata what a null is when nulls are kept
 host.json = {}

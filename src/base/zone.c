@@ -124,7 +124,7 @@ static int64_t days_of(int64_t year, int64_t month, int64_t day)
     return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year + day - 1 - 719468;
 }
 
-bool zone_instant(const char *zone, const struct civil *civil, int64_t *at)
+bool zone_instants(const char *zone, const struct civil *civil, struct zone_instants *out)
 {
     enum { DAY = 86400 };
     if (!use(zone) || civil->year < -9999 || civil->year > 9999) {
@@ -133,17 +133,26 @@ bool zone_instant(const char *zone, const struct civil *civil, int64_t *at)
     // What the wall shows, read as if it were UTC.
     int64_t wall = days_of(civil->year, civil->month, civil->day) * DAY +
                    (int64_t)civil->hour * 3600 + (int64_t)civil->minute * 60 + civil->second;
-    struct tm before, after;
+    struct tm before, after, tm;
     if (!local(wall - DAY, &before) || !local(wall + DAY, &after)) {
         return false;
     }
+    out->early = wall - before.tm_gmtoff;
+    out->late = wall - after.tm_gmtoff;
+    out->early_shows = local(out->early, &tm) && tm.tm_gmtoff == before.tm_gmtoff;
+    out->late_shows = local(out->late, &tm) && tm.tm_gmtoff == after.tm_gmtoff;
+    return true;
+}
+
+bool zone_instant(const char *zone, const struct civil *civil, int64_t *at)
+{
     // With the offset from before a change, a time that comes twice is the first of the two, and
     // one that is skipped lands as far behind the change as it would have been without it. With
     // the offset from after it, only times behind the change come true.
-    int64_t early = wall - before.tm_gmtoff, late = wall - after.tm_gmtoff;
-    struct tm tm;
-    bool early_true = local(early, &tm) && tm.tm_gmtoff == before.tm_gmtoff;
-    bool late_true = local(late, &tm) && tm.tm_gmtoff == after.tm_gmtoff;
-    *at = early_true || !late_true ? early : late;
+    struct zone_instants is;
+    if (!zone_instants(zone, civil, &is)) {
+        return false;
+    }
+    *at = is.early_shows || !is.late_shows ? is.early : is.late;
     return true;
 }

@@ -3,7 +3,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/cron.h"
+#include "base/cron.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/zone.h"
-#include "engine/cron.h"
+#include "base/cron.h"
 #include "engine/settings.h"
 #include "engine/sync_feed.h"
 #include "engine/sync_parents.h"
@@ -180,8 +180,8 @@ static bool read_cron(const struct engine *engine, const char *name, struct cron
 
 static int64_t next_of(const struct sync *sync, bool has, const struct cron *cron, int64_t now)
 {
-    int64_t next;
-    return has && cron_next(cron, sync->zone, now, &next) ? next : INT64_MAX;
+    struct cron_fire next;
+    return has && cron_next(cron, sync->zone, cron_steady(cron), now, &next) ? next.at : INT64_MAX;
 }
 
 static void plan_next(struct sync *sync, int64_t now)

@@ -6,6 +6,7 @@
 #include "script/json_lua.h"
 
 #include "base/clock.h"
+#include "base/cron.h"
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/zone.h"
@@ -153,6 +154,42 @@ static int l_exists(lua_State *L)
     return 1;
 }
 
+/* ---- schedules ---- */
+
+/* cron.refused(text) -> why it is no schedule, or nil */
+static int l_cron_refused(lua_State *L)
+{
+    struct cron cron;
+    struct err err;
+    if (cron_parse(luaL_checkstring(L, 1), &cron, &err))
+        return 0;
+    lua_pushstring(L, err.message);
+    return 1;
+}
+
+/* cron.next(text, zone, gap, fold, after) -> seconds since 1970, note; nothing: never again */
+static int l_cron_next(lua_State *L)
+{
+    static const char *const gaps[] = {"next", "skip", NULL};
+    static const char *const folds[] = {"first", "last", "both", NULL};
+    static const char *const notes[] = {NULL, "moved", "skipped", "first", "last"};
+    struct cron cron;
+    struct cron_fire fire;
+    struct err err;
+    const char *zone = luaL_checkstring(L, 2);
+    const struct cron_policy policy = {.gap = luaL_checkoption(L, 3, "next", gaps),
+                                       .fold = luaL_checkoption(L, 4, "first", folds)};
+    if (!zone_exists(zone))
+        return luaL_error(L, "there is no time zone '%s'", zone);
+    if (!cron_parse(luaL_checkstring(L, 1), &cron, &err))
+        return luaL_error(L, "%s", err.message);
+    if (!cron_next(&cron, zone, policy, whole_number(L, 5), &fire))
+        return 0;
+    lua_pushinteger(L, fire.at);
+    lua_pushstring(L, notes[fire.note]);
+    return 2;
+}
+
 /* ---- looking at running Lua ---- */
 
 static bool is_ours(const lua_Debug *ar)
@@ -220,11 +257,16 @@ static const luaL_Reg functions[] = {
 static const luaL_Reg zone_functions[] = {
     {"civil", l_civil}, {"instant", l_instant}, {"exists", l_exists}, {NULL, NULL}};
 
+static const luaL_Reg cron_functions[] = {
+    {"refused", l_cron_refused}, {"next", l_cron_next}, {NULL, NULL}};
+
 void host_open(lua_State *L)
 {
     luaL_newlib(L, functions);
     luaL_newlib(L, zone_functions);
     lua_setfield(L, -2, "zone");
+    luaL_newlib(L, cron_functions);
+    lua_setfield(L, -2, "cron");
     host_open_pattern(L);
     lua_setfield(L, -2, "pattern");
     json_open(L);

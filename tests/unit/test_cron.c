@@ -2,7 +2,7 @@
 #include "unit.h"
 
 #include "base/zone.h"
-#include "engine/cron.h"
+#include "base/cron.h"
 
 static int64_t at(const char *zone, int year, int month, int day, int hour, int minute, int second)
 {
@@ -19,16 +19,16 @@ static const char *next(const char *text, const char *zone, int64_t after)
     static char out[64];
     struct cron cron;
     struct err err;
-    int64_t found;
+    struct cron_fire found;
     struct civil c;
     if (!cron_parse(text, &cron, &err)) {
         fail_msg("%s: %s", text, err.message);
     }
-    if (!cron_next(&cron, zone, after, &found)) {
+    if (!cron_next(&cron, zone, cron_steady(&cron), after, &found)) {
         return "never";
     }
-    assert_true(found > after);
-    assert_true(zone_civil(zone, found, &c));
+    assert_true(found.at > after);
+    assert_true(zone_civil(zone, found.at, &c));
     snprintf(out, sizeof(out), "%04d-%02d-%02d %02d:%02d:%02d", c.year, c.month, c.day, c.hour,
              c.minute, c.second);
     return out;
@@ -99,18 +99,67 @@ static void test_changes_of_the_clocks(void **state)
     assert_string_equal(next("30 1 * * *", zone, first), "2026-11-02 01:30:00");
     // Every five minutes goes on through both.
     struct cron cron;
+    struct cron_fire found;
     struct err err;
     assert_true(cron_parse("*/5 * * * *", &cron, &err));
-    int64_t t = at(zone, 2026, 11, 1, 0, 0, 0), found;
-    for (int i = 0; i < 100; i++, t = found) {
-        assert_true(cron_next(&cron, zone, t, &found));
-        assert_int_equal(found - t, 300);
+    int64_t nights[] = {at(zone, 2026, 11, 1, 0, 0, 0), at(zone, 2026, 3, 8, 0, 0, 0)};
+    for (size_t night = 0; night < ARRAY_LEN(nights); night++) {
+        int64_t t = nights[night];
+        for (int i = 0; i < 100; i++, t = found.at) {
+            assert_true(cron_next(&cron, zone, cron_steady(&cron), t, &found));
+            assert_int_equal(found.at - t, 300);
+        }
     }
-    t = at(zone, 2026, 3, 8, 0, 0, 0);
-    for (int i = 0; i < 100; i++, t = found) {
-        assert_true(cron_next(&cron, zone, t, &found));
-        assert_int_equal(found - t, 300);
+}
+
+/* What fires on the local days from..to, as "03:30>" and so on: > moved by a gap, x skipped by it,
+ * 1 and 2 the first and second of two. */
+static void fires(const char *text, const char *zone, int gap, int fold, const int days[4],
+                  const char *expected)
+{
+    struct cron cron;
+    struct err err;
+    static const char *const marks[] = {"", ">", "x", "1", "2"};
+    char out[400] = "";
+    assert_true(cron_parse(text, &cron, &err));
+    int64_t t = at(zone, days[0], days[1], days[2], 0, 0, 0) - 1;
+    int64_t until = at(zone, days[0], days[1], days[3] + 1, 0, 0, 0);
+    struct cron_policy policy = {.gap = gap, .fold = fold};
+    struct cron_fire fire;
+    for (; cron_next(&cron, zone, policy, t, &fire) && fire.at < until; t = fire.at) {
+        struct civil c;
+        assert_true(fire.at > t && zone_civil(zone, fire.at, &c));
+        size_t len = strlen(out);
+        snprintf(out + len, sizeof(out) - len, "%s%02d %02d:%02d%s", len ? ", " : "", c.day, c.hour,
+                 c.minute, marks[fire.note]);
     }
+    assert_string_equal(out, expected);
+}
+
+static void test_what_an_author_says_of_changes(void **state)
+{
+    (void)state;
+    const char *ny = "America/New_York", *howe = "Australia/Lord_Howe";
+    const int spring[] = {2026, 3, 7, 9}, autumn[] = {2026, 10, 31, 32};
+    fires("30 2 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, spring, "07 02:30, 08 03:30>, 09 02:30");
+    fires("30 2 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, spring, "07 02:30, 08 03:30x, 09 02:30");
+    fires("30 1 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, spring, "07 01:30, 08 01:30, 09 01:30");
+    fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, autumn, "31 01:30, 01 01:301");
+    fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_LAST, autumn, "31 01:30, 01 01:302");
+    fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_BOTH, autumn, "31 01:30, 01 01:301, 01 01:302");
+    fires("30 2 * * *", "America/Phoenix", CRON_GAP_SKIP, CRON_FOLD_LAST, spring,
+          "07 02:30, 08 02:30, 09 02:30");
+    // What falls together is one fire; what is moved stands in the order of time.
+    const int day[] = {2026, 3, 8, 8};
+    fires("30 2,3 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, day, "08 03:30");
+    fires("15,45 2 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, day, "08 03:15>, 08 03:45>");
+    fires("45 2-4 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, day, "08 03:45, 08 04:45");
+    fires("45 2 8 * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, day, "08 03:45>");
+    // Half an hour.
+    const int october[] = {2026, 10, 4, 4}, april[] = {2026, 4, 5, 5};
+    fires("0,15 2 * * *", howe, CRON_GAP_NEXT, CRON_FOLD_FIRST, october, "04 02:30>, 04 02:45>");
+    fires("0,40 1-2 * * *", howe, CRON_GAP_NEXT, CRON_FOLD_BOTH, april,
+          "05 01:00, 05 01:401, 05 01:402, 05 02:00, 05 02:40");
 }
 
 /* Against a search that looks at every minute. */
@@ -124,16 +173,17 @@ static void test_against_a_plain_search(void **state)
         struct cron cron;
         struct err err;
         assert_true(cron_parse(schedules[i], &cron, &err));
-        int64_t t = at("UTC", 2026, 1, 1, 0, 0, 0) + rand() % (86400 * 700), found;
-        assert_true(cron_next(&cron, "UTC", t, &found));
-        for (int64_t m = t - t % 60 + 60; m <= found; m += 60) {
+        int64_t t = at("UTC", 2026, 1, 1, 0, 0, 0) + rand() % (86400 * 700);
+        struct cron_fire found;
+        assert_true(cron_next(&cron, "UTC", cron_steady(&cron), t, &found));
+        for (int64_t m = t - t % 60 + 60; m <= found.at; m += 60) {
             struct civil c;
             assert_true(zone_civil("UTC", m, &c));
             bool day = cron.day >> c.day & 1, weekday = cron.weekday >> c.weekday % 7 & 1;
             bool both = !cron.any_day && !cron.any_weekday ? day || weekday : day && weekday;
             bool match = (cron.minute >> c.minute & 1) && (cron.hour >> c.hour & 1) &&
                          (cron.month >> c.month & 1) && both;
-            assert_int_equal(match, m == found);
+            assert_int_equal(match, m == found.at);
         }
     }
 }
@@ -144,6 +194,7 @@ int main(void)
         cmocka_unit_test(test_next_times),
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_changes_of_the_clocks),
+        cmocka_unit_test(test_what_an_author_says_of_changes),
         cmocka_unit_test(test_against_a_plain_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

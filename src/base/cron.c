@@ -1,5 +1,9 @@
-/* cron.c - reads crontab times and finds the next one, field by field from the month down. */
-#include "engine/cron.h"
+/* cron.c - reads crontab times and finds the next one, field by field from the month down.
+ *
+ * The search goes over what the clock on the wall shows; each time that fits is then looked for
+ * among the instants, where it may be once, twice or never. Only near a change of the clocks do the
+ * two orders differ. */
+#include "base/cron.h"
 
 #include "base/mem.h"
 #include "base/zone.h"
@@ -239,50 +243,64 @@ static int64_t as_utc(const struct civil *c)
     return ((days * 24 + c->hour) * 60 + c->minute) * 60 + c->second;
 }
 
-static bool same_time(const struct civil *a, const struct civil *b)
+struct cron_policy cron_steady(const struct cron *cron)
 {
-    return a->day == b->day && a->hour == b->hour && a->minute == b->minute &&
-           a->second == b->second;
+    bool every_hour = cron->hour == 0xffffff;
+    return (struct cron_policy){.fold = every_hour ? CRON_FOLD_BOTH : CRON_FOLD_FIRST};
 }
 
-/* A schedule that repeats within the hour goes on through a change of the clocks. */
-static bool next_often(const struct cron *cron, const char *zone, int64_t from, int64_t *next)
+static void offer(struct cron_fire *best, int64_t after, int64_t at, enum cron_note note)
 {
-    for (int tries = 0; tries < 100; tries++) {
-        struct civil c, shown;
-        if (!zone_civil(zone, from, &c) || !first_match(cron, &c)) {
-            return false;
-        }
-        int64_t at = as_utc(&c) - c.offset;
-        if (!zone_civil(zone, at, &shown)) {
-            return false;
-        }
-        if (same_time(&c, &shown)) {
-            *next = at;
-            return true;
-        }
-        from = at; // the clocks change before: look again from there
-    }
-    return false;
+    if (at > after && (at < best->at || (at == best->at && note == CRON_PLAIN)))
+        *best = (struct cron_fire){at, note};
 }
 
-bool cron_next(const struct cron *cron, const char *zone, int64_t after, int64_t *next)
+/* The fires of one time on the wall. */
+static void offer_all(struct cron_fire *best, struct cron_policy policy, int64_t after,
+                      const struct zone_instants *wall)
 {
-    if (cron->hour == 0xffffff) {
-        return next_often(cron, zone, after + 1, next);
+    if (!wall->early_shows && !wall->late_shows) {
+        offer(best, after, wall->early,
+              policy.gap == CRON_GAP_NEXT ? CRON_MOVED : CRON_SKIPPED);
+    } else if (!wall->early_shows || !wall->late_shows || wall->early == wall->late) {
+        offer(best, after, wall->early_shows ? wall->early : wall->late, CRON_PLAIN);
+    } else {
+        if (policy.fold != CRON_FOLD_LAST)
+            offer(best, after, wall->early, CRON_FIRST);
+        if (policy.fold != CRON_FOLD_FIRST)
+            offer(best, after, wall->late, CRON_LAST);
     }
-    struct civil c;
-    if (!zone_civil(zone, after + 1, &c)) {
+}
+
+bool cron_next(const struct cron *cron, const char *zone, struct cron_policy policy, int64_t after,
+               struct cron_fire *fire)
+{
+    enum { DAY = 86400 };
+    struct civil c, yesterday, tomorrow;
+    if (!zone_civil(zone, after + 1, &c) || !zone_civil(zone, after + 1 - DAY, &yesterday) ||
+        !zone_civil(zone, after + 1 + DAY, &tomorrow))
         return false;
-    }
+    /* Near a change of the clocks, what they have shown or skipped may still be to come. */
+    int64_t change = llabs((int64_t)tomorrow.offset - yesterday.offset);
+    if (change && !zone_civil(zone, after + 1 - 2 * change, &c))
+        return false;
+    int64_t until = INT64_MAX;
+    *fire = (struct cron_fire){.at = INT64_MAX};
     while (first_match(cron, &c)) {
-        if (!zone_instant(zone, &c, next)) {
+        struct zone_instants wall;
+        int64_t shown = as_utc(&c);
+        if (shown > until)
+            break;
+        if (!zone_instants(zone, &c, &wall))
             return false;
-        }
-        if (*next > after) {
-            return true;
-        }
+        offer_all(fire, policy, after, &wall);
+        /* A later time on the wall may still be an earlier instant, but by no more than the
+         * clocks change. */
+        if (fire->at != INT64_MAX && until == INT64_MAX)
+            until = shown + llabs(wall.late - wall.early);
+        if (shown == until)
+            break;
         c.second++;
     }
-    return false;
+    return fire->at != INT64_MAX;
 }
