@@ -2,6 +2,7 @@
 -- that one alone. Makes events, each once, looked at by all through a read-only view.
 local entities = require "entities"
 local files = require "files"
+local flow = require "flow"
 local frozen = require "frozen"
 
 local json = host.json
@@ -133,22 +134,38 @@ function M.shown(event)
     subject = event.name .. " " .. tostring(entities.keys(event.of, event[event.of])[1]) }
 end
 
-local function key_of(w, shown)
-  local event = shown.event
-  if type(w.key) == "function" then
-    local ok, value = M.evaluate("key", w.name, shown.subject, shown.zone, w.key, shown.view)
-    if not ok or value == nil then
-      return ok, value
-    elseif type(value) == "table" or type(value) == "function" then
-      return false, w.name .. ": key must return a text or a number"
-    end
-    return true, tostring(value)
+-- One key of a workflow: (true, text or nil) or (false, message).
+local function key_of(w, what, declared, shown)
+  if type(declared) ~= "function" then
+    local entity = declared or shown.event.of
+    return true, entities.keys(entity, shown.event[entity])[1]
   end
-  local entity = w.key or event.of
-  return true, entities.keys(entity, event[entity])[1]
+  local ok, value = M.evaluate(what, w.name, shown.subject, shown.zone, declared, shown.view)
+  if not ok or value == nil then
+    return ok, value
+  end
+  local text, wrong = flow.text(value)
+  return text ~= nil, text or w.name .. ": " .. what .. " " .. wrong
 end
 
-local function start_of(w, event, key, again, instance)
+-- All that is evaluated for a start besides `when`: (true, key, flow) or (false, message).
+local function keys_of(w, shown)
+  local ok, key = key_of(w, "key", w.key, shown)
+  if not ok or not w.flow then
+    return ok, key
+  end
+  local zones = { company = M.world.company.zone or "UTC" }
+  zones.customer = shown.zone or zones.company
+  local asked, wrong = flow.asked(w.flow, shown.event, key, zones, function(what, declared)
+    return key_of(w, what, declared, shown)
+  end)
+  if asked == false then
+    return false, wrong
+  end
+  return true, key, asked
+end
+
+local function start_of(w, event, key, asked, again, instance)
   instance = instance or M.uuid()
   local stops = {}
   for _, s in ipairs(w.stops) do
@@ -160,7 +177,7 @@ local function start_of(w, event, key, again, instance)
   end
   return { instance = instance, event = event.id, workflow = w.name, definition = w.id, key = key,
     if_running = w.if_running, priority = w.priority, shadow = w.shadow, again = again,
-    stops = json.array(stops) }
+    flow = asked, stops = json.array(stops) }
 end
 
 --- Asks one workflow about an event: (true, start or nil), or (false, message).
@@ -174,11 +191,11 @@ function M.ask(w, shown, again)
       return true
     end
   end
-  local ok, key = key_of(w, shown)
+  local ok, key, asked = keys_of(w, shown)
   if not ok then
     return false, key
   end
-  return true, start_of(w, shown.event, key, again)
+  return true, start_of(w, shown.event, key, asked, again)
 end
 
 --- The start of a child: of a workflow by name, for an event that only it gets.
@@ -189,11 +206,11 @@ function M.start_child(out, asked, event)
     customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
       and event.customer.id or nil, keys = json.array {}, payload = event }
   local w = M.world.workflows[asked.workflow]
-  local ok, key = w ~= nil, w == nil and 'there is no workflow "' .. asked.workflow .. '"' or nil
+  local ok, key, limits = w ~= nil, w == nil and 'there is no workflow "' .. asked.workflow .. '"' or nil
   if w then
-    ok, key = key_of(w, M.shown(event))
+    ok, key, limits = keys_of(w, M.shown(event))
   end
-  local start = ok and start_of(w, event, key, nil, asked.instance)
+  local start = ok and start_of(w, event, key, limits, nil, asked.instance)
     or { instance = asked.instance, event = event.id, workflow = asked.workflow, refused = key,
       stops = json.array {} }
   start.parent, start.detached = asked.parent, asked.detached

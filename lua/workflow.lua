@@ -1,5 +1,6 @@
 -- The declaration `workflow { … }`: checked against its table of fields and the rules of events.
 local entities = require "entities"
+local flow = require "flow"
 local refusal = require "refusal"
 local rules = require "rules"
 local suggest = require "suggest"
@@ -19,8 +20,7 @@ local FIELDS = {
   history = "boolean", shadow = "boolean", on_stop = "function", on_error = "function",
 }
 -- Part of the language, and of a later version of this program.
-local LATER = { family = true, rate = true, concurrency = true, debounce = true, batch = true,
-  schedule = true }
+local LATER = { schedule = true }
 local STOP = { same = true, when = true }
 
 local function names_of(values)
@@ -44,6 +44,9 @@ local function check_fields(d, at)
   for field in pairs(LATER) do
     known[field] = true
   end
+  for field in pairs(flow.fields) do
+    known[field] = true
+  end
   local sorted = {}
   for field in pairs(d) do
     sorted[#sorted + 1] = field
@@ -56,7 +59,7 @@ local function check_fields(d, at)
     local text = tostring(field)
     if LATER[field] then
       refusal.raise(at, text, '"' .. text .. '" is not supported by this version of moonwright')
-    elseif not wanted then
+    elseif not wanted and not flow.fields[field] then
       refusal.raise(at, text, 'unknown field "' .. text .. '" in workflow'
         .. suggest.hint(text, known))
     elseif type(wanted) == "string" and type(value) ~= wanted then
@@ -156,33 +159,21 @@ local function check_stops(d, on, known, at)
   return stops
 end
 
-local function check_key(d, on, known, at)
-  if d.key == nil or type(d.key) == "function" then
-    return d.key
-  elseif type(d.key) ~= "string" or not entities.carries[d.key] then
-    refusal.raise(at, "key", "key must be an entity or a function of e"
-      .. (type(d.key) == "string" and suggest.hint(d.key, entities.carries) or ""))
-  end
-  for _, ours in ipairs(on) do
-    if not entities.has(known[ours] or {}, d.key) then
-      refusal.raise(at, "key", "key: " .. ours .. " carries no " .. d.key)
-    end
-  end
-  return d.key
-end
-
 --- Checks a declaration; refuses the file when something is wrong.
 ---@param d table what workflow { … } was given
 ---@param known table rules by event name
 ---@param at table {path, source, from}
----@return table {on, when, key, stops, class, if_running, priority, history, shadow, run}
+---@return table {on, when, key, stops, class, if_running, priority, flow, history, shadow, run}
 function M.check(d, known, at)
   check_fields(d, at)
   local on = check_on(d, known, at)
+  -- What is gathered isn't lost because its key is at work: it comes after.
+  local gathers = d.debounce ~= nil or d.batch ~= nil
   return {
-    on = on, when = d.when, key = check_key(d, on, known, at),
+    on = on, when = d.when, key = flow.key(d.key, "key", on, known, at),
     stops = check_stops(d, on, known, at), class = d.class or "marketing",
-    if_running = d.if_running or "skip", priority = FIELDS.priority[d.priority or "normal"],
+    if_running = d.if_running or (gathers and "queue" or "skip"),
+    priority = FIELDS.priority[d.priority or "normal"], flow = flow.check(d, on, known, at),
     history = d.history or false, shadow = d.shadow or false, run = d.run, on_stop = d.on_stop,
     on_error = d.on_error,
   }
@@ -196,10 +187,12 @@ function M.data(w)
   for i, s in ipairs(w.stops) do
     stops[i] = { type = s.type, same = s.same, judged = s.when ~= nil }
   end
-  return { on = host.json.array(w.on), class = w.class, if_running = w.if_running,
+  local data = { on = host.json.array(w.on), class = w.class, if_running = w.if_running,
     priority = w.priority, history = w.history, shadow = w.shadow, when = w.when ~= nil,
     key = type(w.key) == "function" and "function" or w.key, stop_when = host.json.array(stops),
     on_stop = w.on_stop ~= nil, on_error = w.on_error ~= nil }
+  flow.data(w.flow, data)
+  return data
 end
 
 return M

@@ -8,12 +8,38 @@
 ---@field key? string|fun(e: Event): any at most one live instance per key; the event's subject
 ---@field if_running? "skip"|"replace"|"queue" what a new event does while its key is taken; skip
 ---@field stop_when? table events that end it: "name", name = "entity", name = { same =, when = }
+---@field family? string one live sequence per customer and family; higher priority replaces
+---@field rate? Rate at most so many starts in any window
+---@field concurrency? Concurrency at most so many at work at once
+---@field debounce? Debounce starts with the newest event once its key has been quiet
+---@field batch? Batch gathers events into one instance: e is the first, e.batch lists all
 ---@field class? "marketing"|"transactional" of its sends; marketing
 ---@field priority? "high"|"normal"|"low" normal
 ---@field history? boolean also start for imported history; false
 ---@field shadow? boolean record sends without sending them; false
 ---@field on_stop? fun(e: Event, by: Event) after a stop
 ---@field on_error? fun(e: Event, err: ActionError): string? "failed" or "done", or nothing: stuck
+
+---@class Rate
+---@field limit integer starts
+---@field per string in any window of this length: "1h"
+---@field key? string|fun(e: Event): any counted by it; the whole workflow
+---@field over? "wait"|"skip" what is over it; wait
+
+---@class Concurrency
+---@field limit integer at work at once
+---@field key? string|fun(e: Event): any counted by it; the whole workflow
+---@field hold? boolean a wait keeps its place; false
+
+---@class Debounce
+---@field quiet string "2m"
+---@field max? string at the latest after this long
+---@field key? string|fun(e: Event): any the workflow's key
+
+---@class Batch
+---@field within string "1h"
+---@field max? integer so many start at once; 500 at most
+---@field key? string|fun(e: Event): any the workflow's key
 
 ---workflows/NAME.lua
 ---@param declaration Workflow

@@ -140,8 +140,8 @@ static void gone(void *ctx, struct instance *instance, bool finished)
     link->next = link->prev = NULL;
     x->live--;
     x->finished += finished;
-    if (!finished)
-        x->hungry = true; /* it may be due again sooner than our timer */
+    if (!finished || instance_frees_others(instance))
+        x->hungry = true; /* it, or what waited for it, may be due sooner than our timer */
     if (x->live == 0 && x->draining && x->idle) {
         loop_defer(x->engine->loop, x->idle, x->idle_ctx);
         x->idle = NULL;

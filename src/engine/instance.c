@@ -107,7 +107,9 @@ static void leave_now(struct instance *in)
 {
     struct note *note = note_new(in->leaving_kind, in->id, in);
     note->json = in->leaving_json;
-    note->gated = in->leaving_kind == NOTE_RELEASE && (in->watched || awaits_event(in));
+    note->flow = in->flow > 0;
+    note->gated =
+        note->flow || (in->leaving_kind == NOTE_RELEASE && (in->watched || awaits_event(in)));
     note->done = left;
     note->ctx = in;
     in->leaving_json = NULL;
@@ -448,6 +450,11 @@ void instance_pump(struct instance *in)
         task_waits_for_nothing(in);
 }
 
+void instance_run(struct instance *in)
+{
+    start_body(in, "run", NULL);
+}
+
 static void body_there(void *ctx, struct body *body)
 {
     struct instance *in = ctx;
@@ -469,7 +476,10 @@ static void body_there(void *ctx, struct body *body)
     } else if (in->idle) { /* stuck or paused, woken for a stop that wasn't ours */
         instance_leave(in, NOTE_RELEASE, xstrdup("\"keep\":true"));
     } else {
-        start_body(in, "run", NULL);
+        if (in->flow > 1)
+            flow_ask(in);
+        else
+            instance_run(in);
         return;
     }
     instance_pump(in);
@@ -526,6 +536,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
     if (db_value(reply, s, row, 10))
         read_stops(in, db_value(reply, s, row, 10), db_length(reply, s, row, 10));
     in->watched = db_bool(reply, s, row, 11);
+    in->flow = (int)db_int(reply, s, row, 12);
     if (in->steps && strlen(in->steps) > MAX_HISTORY && !in->stopping)
         instance_leave_stuck(in, "history", "its history is larger than 16 MB");
     in->waits_body = true;
@@ -572,6 +583,11 @@ void instance_discard(struct instance *in)
 const char *instance_id(const struct instance *instance)
 {
     return instance->id;
+}
+
+bool instance_frees_others(const struct instance *instance)
+{
+    return instance->flow > 0;
 }
 
 struct instance_link *instance_link(struct instance *instance)

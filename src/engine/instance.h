@@ -26,6 +26,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
                                 int statement, int row);
 void instance_free(struct instance *instance);    /* drops it, writing nothing */
 void instance_discard(struct instance *instance); /* the same when the journal is gone */
+bool instance_frees_others(const struct instance *instance); /* when it leaves: of a slot, say */
 const char *instance_id(const struct instance *instance);
 void instance_stop(void *instance, struct candidate *candidate); /* journal_events.stop */
 

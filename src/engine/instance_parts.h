@@ -51,6 +51,7 @@ struct instance {
     bool stopping;            /* on_stop runs */
     bool idle;                /* stuck or paused when it was claimed */
     bool watched;             /* events may stop it */
+    int flow;                 /* flow control: 1 is told of its end; 2 is also asked */
     bool refused;             /* the database refused to take it back as it was */
     bool waits_body;
     bool leaving, left, orphan;
@@ -67,8 +68,12 @@ void instance_leave_with_reason(struct instance *in, const char *state, const ch
                                 const char *reason);
 void instance_leave_stuck(struct instance *in, const char *code, const char *message);
 void instance_gone(struct instance *in, bool finished);
+void instance_run(struct instance *in);
 void instance_drop_task(struct instance *in);
 void instance_note_written(struct note *note); /* of a note whose request is gone */
+
+/* flow.c */
+void flow_ask(struct instance *in);
 
 /* request.c */
 void request_new(struct instance *in, const struct slice *args, size_t nargs);

@@ -21,6 +21,7 @@ enum note_kind {
     NOTE_STOPPING, /* json is an element of stopping() */
     NOTE_NOT_OURS, /* a stop event that is not ours */
     NOTE_FINISH,   /* json is the instance's part of finish()'s results; NULL: plainly done */
+    NOTE_BEGIN,    /* may its body go on? NOTE_LOST: it was given back instead */
     NOTE_ASK       /* nothing: only the question for stops */
 };
 
@@ -49,6 +50,7 @@ struct note {
     void (*done)(struct note *note); /* the note is freed after it */
     void *ctx;
     bool gated; /* the unit locks the gate */
+    bool flow;  /* flow control is told if it is given back or ends; needs gated */
     char *json;
     /* NOTE_STEP: the texts are owned by the note */
     int run, seq, ordinal, took_ms;

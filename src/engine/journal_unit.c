@@ -159,10 +159,35 @@ static void add_finish(struct arena *arena, struct db_unit *unit, const char *me
     buf_fini(&results);
 }
 
+/* Tells flow control who may have been given back or ended in this unit: behind those statements. */
+static bool add_left(struct arena *arena, struct db_unit *unit, struct note *const *notes, size_t n)
+{
+    const char **ids = arena_alloc(arena, (n + 1) * sizeof(char *));
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (notes[i]->flow)
+            ids[count++] = notes[i]->instance;
+    }
+    if (count == 0)
+        return false;
+    db_unit_begin(unit, "select flow_left($1::uuid[])");
+    db_param_uuids(unit, count, ids);
+    return true;
+}
+
+static void add_begin(struct arena *arena, struct db_unit *unit, const char *me,
+                      const struct group *g)
+{
+    db_unit_begin(unit, "select * from flow_begin($1::uuid, $2::uuid[])");
+    db_param_text(unit, me);
+    db_param_uuids(unit, g->n, instances(arena, g));
+}
+
 /* Who is asked for stops: those that go on after this unit. */
 static bool goes_on(const struct note *note)
 {
-    return note->kind == NOTE_STEP || note->kind == NOTE_SUSPEND || note->kind == NOTE_ASK;
+    return note->kind == NOTE_STEP || note->kind == NOTE_SUSPEND || note->kind == NOTE_BEGIN ||
+           note->kind == NOTE_ASK;
 }
 
 static bool add_stops(struct arena *arena, struct db_unit *unit, struct note *const *notes,
@@ -190,7 +215,7 @@ struct db_unit *journal_unit_build(struct note *const *notes, size_t n, const st
     struct db_unit *unit = db_unit_new();
     const char *me = worker_id(ask->worker);
     int next = 0;
-    *plan = (struct unit_plan){-1, -1, -1, -1, -1, -1, -1};
+    *plan = (struct unit_plan){-1, -1, -1, -1, -1, -1, -1, -1};
     worker_fence(ask->worker, unit);
     next++;
     bool gated = false;
@@ -230,6 +255,13 @@ struct db_unit *journal_unit_build(struct note *const *notes, size_t n, const st
     if (g.n) {
         add_finish(arena, unit, me, &g);
         plan->finish = next++;
+    }
+    if (add_left(arena, unit, notes, n))
+        next++;
+    g = pick(arena, notes, n, NOTE_BEGIN);
+    if (g.n) {
+        add_begin(arena, unit, me, &g);
+        plan->begin = next++;
     }
     if (add_stops(arena, unit, notes, n))
         plan->stops = next++;
@@ -369,6 +401,8 @@ void journal_unit_read(struct note *const *notes, size_t n, const struct unit_pl
         read_lost(notes, n, NOTE_STOPPING, reply, plan->stopping);
     if (plan->release >= 0)
         read_lost(notes, n, NOTE_RELEASE, reply, plan->release);
+    if (plan->begin >= 0)
+        read_lost(notes, n, NOTE_BEGIN, reply, plan->begin);
     if (plan->stops >= 0)
         read_stops(notes, n, reply, plan->stops, events);
 }

@@ -6,7 +6,7 @@
 
 /* Which statement is which; -1 where there is none. */
 struct unit_plan {
-    int step, suspend, release, stopping, finish, stops, claim;
+    int step, suspend, release, stopping, finish, begin, stops, claim;
 };
 
 struct unit_ask {

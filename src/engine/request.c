@@ -373,7 +373,8 @@ static void suspend(struct request *r, const char *chosen)
         candidate_free(c);
     }
     struct note *note = new_note(r, NOTE_SUSPEND, suspended);
-    note->gated = r->kind == REQUEST_WAIT || in->watched;
+    note->flow = alone && in->flow > 0;
+    note->gated = r->kind == REQUEST_WAIT || in->watched || note->flow;
     note->seq = alone;
     struct buf out;
     buf_init(&out, ELEMENT_MAX);

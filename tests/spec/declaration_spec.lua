@@ -148,8 +148,8 @@ describe("a refused file", function()
   end)
 
   it("uses what this version doesn't know how to keep", function()
-    assert.are.equal('followup.lua:3: "rate" is not supported by this version of moonwright',
-      refusal(declared 'rate = { limit = 1, per = "1d" }'))
+    assert.are.equal('followup.lua:3: "schedule" is not supported by this version of moonwright',
+      refusal(declared 'schedule = { cron = "30 7 * * *" }'))
   end)
 
   it("does something while it is loaded", function()
