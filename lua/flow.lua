@@ -25,9 +25,6 @@ local FIELDS = {
 }
 local ORDER = { "rate", "concurrency", "debounce", "batch" }
 
---- The fields of a declaration that are checked here.
-M.fields = { family = true, rate = true, concurrency = true, debounce = true, batch = true }
-
 --- Checks a key: an entity that all events carry, or a function.
 ---@param value any
 ---@param what string how it is called: "key", "rate.key"

@@ -135,17 +135,17 @@ function M.shown(event)
 end
 
 -- One key of a workflow: (true, text or nil) or (false, message).
-local function key_of(w, what, declared, shown)
+local function key_of(w, field, declared, shown)
   if type(declared) ~= "function" then
     local entity = declared or shown.event.of
     return true, entities.keys(entity, shown.event[entity])[1]
   end
-  local ok, value = M.evaluate(what, w.name, shown.subject, shown.zone, declared, shown.view)
+  local ok, value = M.evaluate(field, w.name, shown.subject, shown.zone, declared, shown.view)
   if not ok or value == nil then
     return ok, value
   end
   local text, wrong = flow.text(value)
-  return text ~= nil, text or w.name .. ": " .. what .. " " .. wrong
+  return text ~= nil, text or w.name .. ": " .. field .. " " .. wrong
 end
 
 -- All that is evaluated for a start besides `when`: (true, key, flow) or (false, message).
@@ -156,8 +156,8 @@ local function keys_of(w, shown)
   end
   local zones = { company = M.world.company.zone or "UTC" }
   zones.customer = shown.zone or zones.company
-  local asked, wrong = flow.asked(w.flow, shown.event, key, zones, function(what, declared)
-    return key_of(w, what, declared, shown)
+  local asked, wrong = flow.asked(w.flow, shown.event, key, zones, function(field, declared)
+    return key_of(w, field, declared, shown)
   end)
   if asked == false then
     return false, wrong

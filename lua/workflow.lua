@@ -18,6 +18,7 @@ local FIELDS = {
   class = { marketing = true, transactional = true },
   priority = { high = 1, normal = 2, low = 3 },
   history = "boolean", shadow = "boolean", on_stop = "function", on_error = "function",
+  family = true, rate = true, concurrency = true, debounce = true, batch = true,
 }
 -- Part of the language, and of a later version of this program.
 local LATER = { schedule = true }
@@ -44,9 +45,6 @@ local function check_fields(d, at)
   for field in pairs(LATER) do
     known[field] = true
   end
-  for field in pairs(flow.fields) do
-    known[field] = true
-  end
   local sorted = {}
   for field in pairs(d) do
     sorted[#sorted + 1] = field
@@ -59,7 +57,7 @@ local function check_fields(d, at)
     local text = tostring(field)
     if LATER[field] then
       refusal.raise(at, text, '"' .. text .. '" is not supported by this version of moonwright')
-    elseif not wanted and not flow.fields[field] then
+    elseif not wanted then
       refusal.raise(at, text, 'unknown field "' .. text .. '" in workflow'
         .. suggest.hint(text, known))
     elseif type(wanted) == "string" and type(value) ~= wanted then

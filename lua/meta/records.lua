@@ -18,6 +18,7 @@
 ---@field old? table the subject's row before, nil if it is new
 ---@field changed? table<string, boolean> e.changed.status is true
 ---@field data? table what a webhook or a person sent
+---@field batch? Event[] all events of a batch, by time
 ---@field missing? string[] entities that weren't there in time
 ---@field customer Customer
 ---@field location Location

@@ -4,6 +4,7 @@ _G.host = _G.host or require "host"
 local action = require "action"
 local company = require "company"
 local entities = require "entities"
+local flow = require "flow"
 local candidate = require "candidate"
 local plain = require "plain"
 local rules = require "rules"
@@ -231,6 +232,9 @@ describe("the description for editors", function()
 
   it("has the fields of declarations", function()
     assert.are.same(keys(hidden(workflow.check, "FIELDS")), keys(CLASSES.Workflow))
+    for field, spec in pairs(hidden(flow.check, "FIELDS")) do
+      assert.are.same(keys(spec.parts), keys(CLASSES[class_name(field)]), field)
+    end
     assert.are.same(keys(hidden(rules.check, "FIELDS")), keys(CLASSES.Rule))
     assert.are.same(keys(hidden(company.check, "FIELDS")), keys(CLASSES.Company))
   end)
