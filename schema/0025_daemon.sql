@@ -63,3 +63,23 @@ begin
              else '{}' end)::json
   where q.instance_id = blamed and q.deaths >= 3 and q.worker is null;
 end $$;
+
+-- What waits in each stage, and since when. Counts end at 100,000: nobody needs to know more often
+-- than that how much more it is.
+create function engine_backlog() returns table (stage text, waiting bigint, oldest timestamptz)
+language sql volatile as $$
+  select 'detect', count(*), min(a.arrived_at)
+  from (select x.arrived_at from arrivals x order by x.id limit 100000) a
+  union all
+  select 'execute', count(*), min(d.due)
+  from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) c(priority)
+  cross join lateral (select w.due from workflow_queue w
+                      where w.priority = c.priority and w.due <= clock_timestamp()
+                        and w.worker is null order by w.due limit 100000) d
+  union all
+  select 'outbound', count(*), min(o.intended_at)
+  from (select m.intended_at from messaging_log m where m.state in ('intent', 'in_doubt', 'held')
+        union all
+        select l.intended_at from outbound_log l where l.state in ('intent', 'in_doubt', 'held')
+        limit 100000) o
+$$;

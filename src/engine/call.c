@@ -13,6 +13,7 @@
 #include "engine/outbound.h"
 
 #include "base/log.h"
+#include "engine/figures.h"
 #include "engine/settings.h"
 #include "io/address.h"
 
@@ -265,6 +266,7 @@ static void answered(void *ctx, const struct fetch_result *result)
                verdict.message);
         return;
     }
+    figures_outbound(well && result->status < 400);
     keep_outcome(op, &verdict, result->status, result->body);
     write_outcome(op);
 }
@@ -308,6 +310,7 @@ static void send_now(struct op *op)
                                     .public_only = public_only,
                                     .once = write,
                                     .gate = write ? op_gate : NULL};
+    figures()->stages[STAGE_OUTBOUND].claimed += write;
     op->fetch = fetch_start(op_engine(op)->fetcher, &request, answered, op);
     free(kept[0]);
     free(kept[1]);

@@ -210,6 +210,7 @@ static void changes_read(void *ctx, const struct db_reply *reply)
         detect_daily(d);
         return;
     }
+    d->stats.read += d->read_changes + d->read_arrivals;
     buf_adds(&d->input, ",\"changes\":");
     buf_adds(&d->input, db_value(reply, 0, 0, 1));
     buf_addc(&d->input, '}');
@@ -238,7 +239,7 @@ static void turned(void *ctx, const struct db_reply *reply)
     d->at = xstrdup(db_value(reply, 3, 0, 1));
     d->days = xstrdup(db_value(reply, 4, 0, 0));
     const char *arrivals = db_value(reply, 1, 0, 0), *retries = db_value(reply, 2, 0, 0);
-    d->read_arrivals = strcmp(arrivals, "[]") != 0;
+    d->read_arrivals = (int)db_int(reply, 1, 0, 1);
     d->read_retries = strcmp(retries, "[]") != 0;
     buf_clear(&d->input);
     buf_printf(&d->input, "{\"now\":\"%s\",\"parent_wait_ms\":%s,\"arrivals\":", d->now,
@@ -283,7 +284,7 @@ static void begin(void *ctx)
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit, "select detect_turn($1::uuid, $2::timestamptz)", 2,
                  worker_id(d->engine->worker), d->reached);
-    db_unit_addv(unit, "select read_arrivals($1::int)", 1, limit);
+    db_unit_addv(unit, "select a, json_array_length(a) from read_arrivals($1::int) a", 1, limit);
     db_unit_addv(unit, "select read_retries(least($1::int, 50))", 1, limit);
     db_unit_add(unit, "select utc(business_now()), clock_timestamp()", 0, NULL);
     db_unit_add(unit, "select coalesce(json_object_agg(rule, day), '{}') from daily_rules", 0,

@@ -26,7 +26,7 @@ void detect_use(struct detect *detect, struct vm *vm);
 void detect_poke(struct detect *detect); /* something may be there: a hint */
 
 struct detect_stats {
-    int64_t batches, changes, arrivals, events, started, errors;
+    int64_t batches, read, changes, arrivals, events, started, errors;
 };
 struct detect_stats detect_stats(const struct detect *detect);
 

@@ -38,7 +38,8 @@ struct detect {
     char *now, *days;
     char *at, *reached; /* with two databases: when it began; what was noticed before is settled */
     int read_changes;
-    bool read_arrivals, read_retries;
+    int read_arrivals;
+    bool read_retries;
     char *consume, *postpone; /* bigint[] */
     bool consumed, postponed;
     struct detect_daily daily;

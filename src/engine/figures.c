@@ -32,6 +32,12 @@ struct figures *figures(void)
     return &page()->figures;
 }
 
+void figures_outbound(bool well)
+{
+    struct stage_figures *stage = &figures()->stages[STAGE_OUTBOUND];
+    *(well ? &stage->settled : &stage->failed) += 1;
+}
+
 struct provider_figures *provider_figures(const char *name)
 {
     struct provider_figures *all = figures()->providers;

@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum stage { STAGE_SYNC, STAGE_DETECT, STAGE_EXECUTE, STAGE_OUTBOUND, STAGES };
@@ -42,6 +43,8 @@ void figures_read(struct figures *figures, const char *json); /* zeros where it 
 
 /* This process' own (page.h). */
 struct figures *figures(void);
+/* A call with an effect was answered, well or not. */
+void figures_outbound(bool well);
 /* Of the vendor of this name; the last one stands for all that find no room. */
 struct provider_figures *provider_figures(const char *name);
 

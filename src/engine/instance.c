@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/mem.h"
+#include "engine/figures.h"
 #include "script/json.h"
 
 #include <stdio.h>
@@ -76,7 +77,9 @@ void instance_leave_with_reason(struct instance *in, const char *state, const ch
 {
     char *json = xprintf("\"state\":\"%s\",\"due\":%s%s%s,\"reason\":%s", state, due ? "\"" : "",
                          due ? due : "null", due ? "\"" : "", reason);
-    if (strcmp(state, "stuck") == 0 && in->leaving && in->leaving_kind == NOTE_RELEASE)
+    bool stuck = strcmp(state, "stuck") == 0;
+    figures()->stages[STAGE_EXECUTE].failed += stuck;
+    if (stuck && in->leaving && in->leaving_kind == NOTE_RELEASE)
         in->leaving = false;
     instance_leave(in, NOTE_RELEASE, json);
 }

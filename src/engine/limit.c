@@ -6,8 +6,10 @@
  * A bucket per vendor holds a FIFO of who waits; they own nothing, limits owns the waits. */
 #include "engine/limit.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/figures.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,6 +26,7 @@ struct limit_wait {
     struct limit_wait *next;
     loop_fn *fn;
     void *ctx;
+    int64_t since_ms; // it found no token: since when it waits for one; 0: it didn't have to
 };
 
 struct bucket {
@@ -89,6 +92,11 @@ static void serve(struct bucket *bucket, int64_t granted)
         }
         loop_fn *fn = wait->fn;
         void *fn_ctx = wait->ctx;
+        if (wait->since_ms) {
+            struct provider_figures *f = provider_figures(bucket->provider);
+            f->waits++;
+            f->wait_ms += clock_mono_ms() - wait->since_ms;
+        }
         free(wait);
         bucket->waiting--;
         fn(fn_ctx);
@@ -112,6 +120,10 @@ static void drawn(void *ctx, const struct db_reply *reply)
     } else if (db_reply_outcome(reply) == DB_FAILED) {
         log_error("limit", "can't draw tokens", "provider", bucket->provider, "error",
                   db_reply_err(reply)->message, NULL);
+    }
+    int64_t now = bucket->first ? clock_mono_ms() : 0;
+    for (struct limit_wait *wait = bucket->first; wait; wait = wait->next) {
+        wait->since_ms = wait->since_ms ? wait->since_ms : now;
     }
     if (bucket->first) {
         loop_timer_set(bucket->timer, wait_ms);
@@ -187,6 +199,9 @@ bool limit_is_crowded(struct limits *limits, const char *provider)
 void limit_report(struct limits *limits, const char *provider, bool ok, int64_t pause_ms)
 {
     struct bucket *bucket = bucket_of(limits, provider);
+    struct provider_figures *f = provider_figures(provider);
+    f->calls++;
+    f->errors += !ok;
     if (ok && !bucket->failing) {
         return; // nothing to tell
     }

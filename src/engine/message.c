@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "base/log.h"
+#include "engine/figures.h"
 #include "engine/settings.h"
 
 #include <stdlib.h>
@@ -245,6 +246,7 @@ static void answered(void *ctx, const struct fetch_result *result)
         pause = pause ? pause : op_pause_ms(op->tries, 500);
     }
     limit_report(op_limits(op), op->provider, well, pause);
+    figures_outbound(well && result->status < 400);
     replace(&op->more, judge_answer(op, result));
     write_outcome(op);
 }
@@ -291,6 +293,7 @@ static void send_now(struct op *op, const struct json *verdict)
                                     .once = true,
                                     .gate = op_gate};
     must(!body.overflow);
+    figures()->stages[STAGE_OUTBOUND].claimed++;
     op->fetch = fetch_start(op_engine(op)->fetcher, &request, answered, op);
     free(url);
     buf_fini(&body);

@@ -50,6 +50,8 @@ static const struct setting_info table[] = {
          "folder with lua/ and schema/; empty: found beside the program"),
     TEXT("MOONWRIGHT_WORKFLOWS", "", "", "the company's Lua; empty: workflows/ in MOONWRIGHT_HOME"),
     ADDRESS("MOONWRIGHT_HTTP", "127.0.0.1:8080", "host:port of the web role"),
+    TEXT("MOONWRIGHT_ROLES", "", "",
+         "roles that must beat for /readyz; empty: those of this `run`"),
     URL("PUBLIC_URL", "", "webhooks", "this server's address as vendors see it"),
     /* safety */
     SWITCH("MOONWRIGHT_LIVE", "", "0: nothing is ever sent, whatever `moonwright live` says"),

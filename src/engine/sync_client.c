@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/figures.h"
 #include "engine/settings.h"
 #include "script/json.h"
 
@@ -281,6 +282,9 @@ static void on_answer(void *ctx, const struct fetch_result *result)
     struct sync_client *client = call->client;
     struct err err;
     call->fetch = NULL;
+    bool well = result->outcome == FETCH_ANSWERED && result->status < 500 && result->status != 429;
+    provider_figures("servicetitan")->calls++;
+    provider_figures("servicetitan")->errors += !well;
     if (result->outcome != FETCH_ANSWERED) {
         err_set(&err, ERR_CONN, "ServiceTitan does not answer at %s: %s", client->api,
                 result->err.message);

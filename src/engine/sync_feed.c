@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/zone.h"
+#include "engine/figures.h"
 #include "engine/settings.h"
 #include "engine/sync_write.h"
 
@@ -315,6 +316,10 @@ static void on_written(void *ctx, const struct sync_written_page *result)
     feed->progress.rows += result->rows;
     feed->progress.written += result->written;
     feed->progress.rejected += result->rejected;
+    struct stage_figures *stage = &figures()->stages[STAGE_SYNC];
+    stage->claimed += result->rows;
+    stage->settled += result->outcome == SYNC_WRITTEN ? result->rows - result->rejected : 0;
+    stage->failed += result->rejected;
     if (result->outcome == SYNC_WRITTEN) {
         page_stored(feed);
     } else {

@@ -117,6 +117,15 @@ static bool read_files(struct plan *plan, const char *dir, struct err *err)
     return ok;
 }
 
+static void plan_free(struct plan *plan)
+{
+    for (int i = 0; i < plan->count; i++) {
+        free(plan->files[i].name);
+        free(plan->files[i].text);
+    }
+    free(plan);
+}
+
 static void compare_applied(void *ctx, const struct db_reply *reply)
 {
     struct plan *plan = ctx;
@@ -336,13 +345,27 @@ bool migrate_all(struct front *front, bool quiet, struct err *err)
     ok = ok && (one || migrate_one(plan, st, SERVICETITAN, clock, role, err));
     if (ok && plan->fresh == 0 && !quiet)
         printf("the database is up to date\n");
-    for (int i = 0; i < plan->count; i++) {
-        free(plan->files[i].name);
-        free(plan->files[i].text);
-    }
-    free(plan);
+    plan_free(plan);
     free(role);
     return ok;
+}
+
+char *migrate_expects(const char *schema_dir, struct err *err)
+{
+    struct plan *plan = xcalloc(1, sizeof(*plan));
+    struct buf out;
+    buf_init(&out, FILES_MAX * 128);
+    bool ok = read_files(plan, schema_dir, err);
+    for (int i = 0; ok && i < plan->count; i++) {
+        if (plan->files[i].which & ENGINE)
+            buf_printf(&out, "%s{\"number\":%d,\"sha256\":\"%s\"}", out.len > 0 ? "," : "[",
+                       plan->files[i].number, plan->files[i].sha256);
+    }
+    buf_addc(&out, ']');
+    plan_free(plan);
+    char *text = ok ? buf_take(&out) : NULL;
+    buf_fini(&out);
+    return text;
 }
 
 int cmd_migrate(struct front *front, int argc, char **argv)

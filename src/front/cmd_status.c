@@ -1,9 +1,13 @@
-/* cmd_status.c - `moonwright status`: how much of everything there is, and what needs a person. */
+/* cmd_status.c - `moonwright status`: how much of everything there is, what the workers did and what
+ * waits for them, and what needs a person. */
 #include "front/front.h"
 
+#include "base/mem.h"
+#include "front/deployment.h"
 #include "front/session.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* One json object; the keys are in a fixed order. */
@@ -67,6 +71,29 @@ static bool ask(const char *url, const char *sql, struct text *text, struct err 
     return ok;
 }
 
+static void take_engine(void *ctx, const struct db_reply *reply)
+{
+    deployment_engine(ctx, reply);
+}
+
+static void take_st(void *ctx, const struct db_reply *reply)
+{
+    deployment_st(ctx, reply);
+}
+
+static bool ask_deployment(const char *url, struct db_unit *unit, session_fn *take,
+                           struct deployment *d, struct err *err)
+{
+    struct session *session = session_open(url, err);
+    if (session == NULL) {
+        db_unit_free(unit);
+        return false;
+    }
+    bool ok = session_run(session, unit, take, d, err);
+    session_close(session);
+    return ok;
+}
+
 /* The object without its braces. */
 static void print_inner(const char *json)
 {
@@ -110,6 +137,18 @@ int cmd_status(struct front *front, int argc, char **argv)
     if (!ask(st, counts, &rows, &err) || !ask(st, backlog, &waiting, &err) ||
         !ask(url, engine_counts, &engine, &err))
         return front_fail(&err);
+    struct deployment *d = xcalloc(1, sizeof(*d));
+    if (!ask_deployment(url, deployment_ask_engine(NULL), take_engine, d, &err) ||
+        !ask_deployment(st, deployment_ask_st(), take_st, d, &err)) {
+        free(d);
+        return front_fail(&err);
+    }
+    struct buf figures;
+    buf_init(&figures, 4 << 20);
+    if (json)
+        deployment_json(d, &figures);
+    else
+        deployment_lines(d, &figures);
     if (json) {
         printf("{");
         print_inner(rows.value);
@@ -117,11 +156,15 @@ int cmd_status(struct front *front, int argc, char **argv)
         print_inner(engine.value);
         printf(", ");
         print_inner(waiting.value);
-        printf("}\n");
+        printf(", \"figures\": %s}\n", figures.data);
     } else {
         print_lines(rows.value);
         print_lines(engine.value);
         print_lines(waiting.value);
+        printf("\n%s", figures.data);
     }
+    buf_fini(&figures);
+    deployment_fini(d);
+    free(d);
     return EXIT_OK;
 }

@@ -7,4 +7,8 @@
 /* Re-runnable, and safe with several at once. Says on stdout what it did, unless quiet. */
 bool migrate_all(struct front *front, bool quiet, struct err *err);
 
+/* This program's files of the engine's database as JSON: [{"number", "sha256"}, ...]. Caller frees;
+ * NULL: err says why. */
+char *migrate_expects(const char *schema_dir, struct err *err);
+
 #endif

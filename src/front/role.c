@@ -17,6 +17,7 @@
 #include "engine/sync.h"
 #include "engine/worker.h"
 #include "front/role_workflow.h"
+#include "front/web.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@
 
 #define HEARTBEAT_MS 4000 /* at most: a quarter of the silence that ends us */
 #define CLOSE_MS 3000 /* for the last units, at the end */
+#define LAGS 4 /* the lag of so many beats is shown: a quarter of a minute */
 #define LOST_MS 10000 /* for the last answers, without a lease */
 
 struct role {
@@ -39,11 +41,14 @@ struct role {
     struct loop_signal *term, *hup;
     struct http_server *http;
     struct hooks *hooks;
+    struct web *web;
     struct approvals *approvals;
     struct monitor *monitor;
     struct sync *sync;
     struct workflow_role *workflow;
     struct worker *presence; /* the row of a role that holds no instances */
+    int64_t lags[LAGS];
+    int beats;
     bool draining, closing;
     int64_t closing_since, lost_since;
     int code;
@@ -53,6 +58,37 @@ static int64_t beat_ms(const struct settings *settings)
 {
     int64_t ms = setting_int(settings, "WORKER_LEASE_MS") / 8;
     return ms < HEARTBEAT_MS ? ms : HEARTBEAT_MS;
+}
+
+static int64_t resident_bytes(void)
+{
+    long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file == NULL)
+        return 0;
+    if (fscanf(file, "%*s %lld", &pages) != 1)
+        pages = 0;
+    fclose(file);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* What is not counted as it happens. */
+static void count(struct role *r)
+{
+    struct figures *f = figures();
+    struct pool_state db = pool_state(r->engine.db);
+    struct pool_state st = r->engine.st != r->engine.db ? pool_state(r->engine.st)
+                                                        : (struct pool_state){0, 0, 0};
+    r->lags[r->beats++ % LAGS] = loop_lag_us(r->engine.loop);
+    f->loop_lag_us = 0;
+    for (int i = 0; i < LAGS; i++)
+        f->loop_lag_us = r->lags[i] > f->loop_lag_us ? r->lags[i] : f->loop_lag_us;
+    f->connections = db.connections + st.connections;
+    f->connections_ready = db.ready + st.ready;
+    f->units = db.in_flight + st.in_flight;
+    f->resident_bytes = resident_bytes();
+    if (r->workflow != NULL)
+        workflow_role_count(r->workflow, f);
 }
 
 static void beat(void *ctx)
@@ -65,6 +101,8 @@ static void beat(void *ctx)
     if (fd >= 0)
         close(fd);
     page()->beat_ms = clock_mono_ms();
+    if (r->engine.db != NULL)
+        count(r);
     loop_timer_set(r->beat, beat_ms(r->engine.settings));
 }
 
@@ -148,32 +186,6 @@ static void absent(void *ctx)
     be_present(r);
 }
 
-static void reply_health(struct http_request *request, const char *body)
-{
-    int status = body != NULL ? 200 : 503;
-    body = body != NULL ? body : "{\"ok\":false,\"why\":\"database\"}\n";
-    http_reply(request, status, "application/json", body, strlen(body));
-}
-
-static void health_known(void *ctx, const struct db_reply *reply)
-{
-    reply_health(ctx, db_reply_outcome(reply) == DB_OK ? db_value(reply, 0, 0, 0) : NULL);
-}
-
-/* A refused file is told of and is no reason to be ill: what was in force goes on. */
-static void answer_health(void *ctx, struct http_request *request)
-{
-    struct role *r = ctx;
-    if (!pool_is_ready(r->engine.db) || !pool_is_ready(r->engine.st)) {
-        reply_health(request, NULL);
-        return;
-    }
-    struct db_unit *unit = db_unit_new();
-    db_unit_add(unit, "select json_build_object('ok', true, 'refused', refusals())::text || E'\\n'",
-                0, NULL);
-    pool_send(r->engine.db, unit, health_known, request);
-}
-
 static struct pool *open_pool(struct role *r, const char *url, int connections)
 {
     char name[64];
@@ -197,7 +209,7 @@ static void open_databases(struct role *r, bool workflow)
         r->engine.readonly = open_pool(r, readonly, 1);
 }
 
-static bool open_web(struct role *r, struct err *err)
+static bool open_web(struct role *r, struct front *front, struct err *err)
 {
     char host[256];
     int port;
@@ -207,7 +219,7 @@ static bool open_web(struct role *r, struct err *err)
     r->http = http_server_new(r->engine.loop, host, port, &limits, err);
     if (r->http == NULL)
         return err_wrap(err, "MOONWRIGHT_HTTP is %s", address);
-    http_route(r->http, "GET", "/healthz", answer_health, r);
+    r->web = web_start(&r->engine, r->http, front);
     r->hooks = hooks_start(&r->engine, r->http);
     r->approvals = approvals_start(&r->engine, r->http);
     log_info("web", "listening", "host", host, "port", log_int(http_server_port(r->http)), NULL);
@@ -243,7 +255,7 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
     if (strcmp(role, "monitor") == 0)
         r->monitor = monitor_start(&r->engine);
     else if (strcmp(role, "web") == 0)
-        return open_web(r, err);
+        return open_web(r, front, err);
     else
         return open_sync(r, err);
     return true;
@@ -260,6 +272,7 @@ static void close_role(struct role *r)
         sync_stop(r->sync);
     if (r->http != NULL)
         http_server_free(r->http);
+    web_stop(r->web);
     if (r->hooks != NULL)
         hooks_stop(r->hooks);
     approvals_stop(r->approvals);

@@ -117,6 +117,24 @@ void workflow_role_drain(struct workflow_role *role, loop_fn *idle, void *ctx)
         loop_defer(role->engine->loop, idle, ctx);
 }
 
+void workflow_role_count(const struct workflow_role *role, struct figures *figures)
+{
+    if (role->detect != NULL) {
+        struct detect_stats stats = detect_stats(role->detect);
+        figures->stages[STAGE_DETECT] = (struct stage_figures){
+            .claimed = stats.read, .settled = stats.changes + stats.arrivals, .failed = stats.errors};
+        figures->events = stats.events;
+        figures->started = stats.started;
+    }
+    if (role->execute != NULL) {
+        struct execute_stats stats = execute_stats(role->execute);
+        figures->stages[STAGE_EXECUTE].claimed = stats.claimed;
+        figures->stages[STAGE_EXECUTE].settled = stats.finished;
+        figures->steps = stats.steps;
+        figures->live = stats.live;
+    }
+}
+
 void workflow_role_reload(struct workflow_role *role)
 {
     if (role->versions != NULL)

@@ -3,6 +3,7 @@
 #define FRONT_ROLE_WORKFLOW_H
 
 #include "engine/engine.h"
+#include "engine/figures.h"
 
 struct workflow_role;
 
@@ -13,6 +14,7 @@ struct workflow_role *workflow_role_start(struct engine *engine, refused_fn *ref
                                           void *ctx);
 /* Begins nothing more; idle is called when nothing is under way. */
 void workflow_role_drain(struct workflow_role *role, loop_fn *idle, void *ctx);
+void workflow_role_count(const struct workflow_role *role, struct figures *figures);
 void workflow_role_reload(struct workflow_role *role); /* looks at the company's files again */
 /* An outcome is still to be written, which needs no lease. */
 bool workflow_role_on_the_wire(const struct workflow_role *role);

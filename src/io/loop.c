@@ -26,11 +26,13 @@ struct loop {
     struct event_base *base;
     struct call *calls; // a ring
     size_t first, count, size;
+    int64_t lag_us;
     bool stopped;
 };
 
 struct loop_timer {
     struct event *event;
+    struct loop *loop;
     loop_fn *fn;
     void *ctx;
     int64_t at_us; // -1: not armed
@@ -178,6 +180,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         arm(timer, left);
         return;
     }
+    timer->loop->lag_us = -left > timer->loop->lag_us ? -left : timer->loop->lag_us;
     timer->at_us = -1;
     timer->fn(timer->ctx); // may free the timer
 }
@@ -185,7 +188,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 struct loop_timer *loop_timer_new(struct loop *loop, loop_fn *fn, void *ctx)
 {
     struct loop_timer *timer = xmalloc(sizeof(*timer));
-    *timer = (struct loop_timer){.fn = fn, .ctx = ctx, .at_us = -1};
+    *timer = (struct loop_timer){.loop = loop, .fn = fn, .ctx = ctx, .at_us = -1};
     timer->event = evtimer_new(loop->base, on_timer, timer);
     must(timer->event);
     return timer;
@@ -196,6 +199,13 @@ void loop_timer_set(struct loop_timer *timer, int64_t ms)
     int64_t us = ms > 0 ? ms * 1000 : 0;
     timer->at_us = clock_mono_us() + us;
     arm(timer, us);
+}
+
+int64_t loop_lag_us(struct loop *loop)
+{
+    int64_t lag = loop->lag_us;
+    loop->lag_us = 0;
+    return lag;
 }
 
 bool loop_timer_armed(const struct loop_timer *timer)

@@ -30,6 +30,9 @@ bool loop_timer_armed(const struct loop_timer *timer);
 void loop_timer_clear(struct loop_timer *timer);
 void loop_timer_free(struct loop_timer *timer); /* NULL is fine */
 
+/* The latest that a timer fired since this was asked last: what keeps the loop from its work. */
+int64_t loop_lag_us(struct loop *loop);
+
 struct loop_signal *loop_signal_new(struct loop *loop, int signum, loop_fn *fn, void *ctx);
 void loop_signal_free(struct loop_signal *signal);
 

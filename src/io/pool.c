@@ -74,6 +74,16 @@ size_t pool_in_flight(const struct pool *pool)
     return sum;
 }
 
+struct pool_state pool_state(const struct pool *pool)
+{
+    struct pool_state state = {.connections = pool->count,
+                               .in_flight = (int64_t)pool_in_flight(pool)};
+    for (int i = 0; i < pool->count; i++) {
+        state.ready += db_is_ready(pool->dbs[i]);
+    }
+    return state;
+}
+
 // ---- listener --------------------------------------------------------------------------------
 
 struct listener {

@@ -13,6 +13,11 @@ void pool_free(struct pool *pool);
 void pool_send(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx);
 bool pool_is_ready(const struct pool *pool); /* at least one connection is up */
 size_t pool_in_flight(const struct pool *pool);
+struct pool_state {
+    int connections, ready;
+    int64_t in_flight;
+};
+struct pool_state pool_state(const struct pool *pool);
 
 /* LISTEN on a connection of its own. A notification is a hint: it may be lost or merged. fn is also
  * called once after each (re)connect. Where LISTEN doesn't work (a transaction pooler) fn is simply
