@@ -25,10 +25,16 @@ static void hex(const unsigned char *bytes, size_t count, char *out)
     *out = 0;
 }
 
+/* Finding the algorithm costs more than hashing a short text, so it is looked for once. */
 static void sha256(const void *data, size_t len, unsigned char out[32])
 {
+    static EVP_MD_CTX *ctx;
     unsigned size = 0;
-    must(EVP_Digest(data, len, out, &size, EVP_sha256(), NULL) == 1 && size == 32);
+    const EVP_MD *algorithm = ctx ? NULL : EVP_sha256();
+    ctx = ctx ? ctx : EVP_MD_CTX_new();
+    must(ctx && EVP_DigestInit_ex(ctx, algorithm, NULL) == 1 &&
+         EVP_DigestUpdate(ctx, data, len) == 1 && EVP_DigestFinal_ex(ctx, out, &size) == 1 &&
+         size == 32);
 }
 
 void digest_sha256_hex(const void *data, size_t len, char out[65])

@@ -1,12 +1,4 @@
-/* vm.c - a Lua state with limits.
- *
- * Limits. The allocator counts (heap.c). A count hook, inherited by every coroutine, looks at the
- * thread's CPU clock each 10,000 instructions; a shorter run is charged by the wall clock, which
- * costs no system call. A run that exceeds a limit is *killed*: the hook
- * raises, and from then on raises at each instruction, so that no pcall can go on; whoever entered
- * the run sees `killed` even if the script returned as if nothing had been. The hook can't
- * interrupt C: lua/sandbox.lua bounds what company files may give to the string library.
- * Nor does it see the message handler of an xpcall, so company files have no xpcall.
+/* vm.c - a Lua state: its modules, and calls of them. What a run may take is in limits.c.
  *
  * Errors. Nothing of the Lua API that may raise is called outside a protected call; a panic would
  * be our own bug, and aborts. */
@@ -14,7 +6,6 @@
 
 #include "script/host.h"
 
-#include "base/clock.h"
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -25,10 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#define HOOK_EVERY 10000
-#define SHORT_US 1000 /* the most that a run is charged before the hook has seen it */
 #define DEFAULT_MEMORY (64u << 20)
 #define DEFAULT_BURST_MS 50
 #define DEFAULT_TOTAL_MS 1000
@@ -47,106 +35,6 @@ struct vm *vm_of(lua_State *L)
     void *ud;
     lua_getallocf(L, &ud);
     return ud;
-}
-
-static int64_t cpu_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-/* What the run has used that the hook hasn't seen. */
-static int64_t short_us(const struct vm *vm)
-{
-    int64_t us = clock_mono_us() - vm->wall_us;
-    return us < SHORT_US ? us : SHORT_US;
-}
-
-/* ---- limits ---- */
-
-static void kill_run(struct vm *vm, lua_State *L, const char *what, int64_t amount,
-                     const char *unit)
-{
-    char place[sizeof(vm->place)];
-    snprintf(place, sizeof(place), "%s", vm->place);
-    if (L)
-        host_where(L, place, sizeof(place));
-    snprintf(vm->killed, sizeof(vm->killed), "%s %lld %s%s%s%s", what, (long long)amount, unit,
-             *place ? " (" : "", place, *place ? ")" : "");
-}
-
-static void kill_for_memory(struct vm *vm, lua_State *L)
-{
-    kill_run(vm, L, "used more than the allowed", (int64_t)(vm->heap.cap >> 20), "MB of memory");
-}
-
-static void watch(lua_State *L, lua_Debug *ar)
-{
-    (void)ar;
-    struct vm *vm = vm_of(L);
-    if (!vm->entered)
-        return;
-    if (!*vm->killed) {
-        int64_t now = cpu_us();
-        if (!vm->began_us)
-            vm->began_us = now - short_us(vm);
-        int64_t run = now - vm->began_us;
-        if (vm->heap.full)
-            kill_for_memory(vm, L);
-        else if (run > vm->may_us)
-            kill_run(vm, L, "used more than", vm->may_us / 1000, "ms of CPU without a wait");
-        else if (vm->may_total_us && vm->used_us + run > vm->may_total_us)
-            kill_run(vm, L, "used more than", vm->may_total_us / 1000, "ms of CPU in all");
-        else {
-            if (vm->heap.used > vm->heap.cap / 2)
-                host_where(L, vm->place, sizeof(vm->place));
-            return;
-        }
-    }
-    lua_sethook(L, watch, LUA_MASKCOUNT, 1);
-    lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1); /* L may be a coroutine of it */
-    lua_pushstring(L, vm->killed);                     /* says itself where */
-    lua_error(L);
-}
-
-/* From inside the allocator: nothing but lua_sethook may be called here. */
-static void heap_filled(struct heap *heap)
-{
-    struct vm *vm = (struct vm *)heap;
-    if (vm->entered)
-        lua_sethook(vm->entered, watch, LUA_MASKCOUNT, 1);
-}
-
-void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us)
-{
-    must(!vm->entered); /* a vm is not re-entrant */
-    if (vm->heap.used > vm->heap.cap / 4 * 3 && vm->heap.used > vm->settled + vm->heap.cap / 16) {
-        lua_gc(vm->L, LUA_GCCOLLECT);
-        vm->settled = vm->heap.used;
-    } else if (vm->heap.used < vm->settled) {
-        vm->settled = vm->heap.used;
-    }
-    vm->killed[0] = vm->place[0] = '\0';
-    vm->heap.full = false;
-    vm->heap.refused = 0;
-    vm->entered = thread;
-    vm->may_us = vm->burst_us;
-    vm->used_us = used_us < 0 ? 0 : used_us;
-    vm->may_total_us = used_us < 0 ? 0 : vm->total_us;
-    lua_sethook(vm->L, watch, LUA_MASKCOUNT, HOOK_EVERY); /* new threads copy the main one */
-    lua_sethook(thread, watch, LUA_MASKCOUNT, HOOK_EVERY);
-    vm->began_us = 0;
-    vm->wall_us = clock_mono_us();
-}
-
-int64_t vm_leave(struct vm *vm)
-{
-    int64_t run = vm->began_us ? cpu_us() - vm->began_us : short_us(vm);
-    if (!*vm->killed && heap_is_full(&vm->heap))
-        kill_for_memory(vm, NULL);
-    vm->entered = NULL;
-    return run;
 }
 
 static int panic(lua_State *L)
@@ -268,6 +156,7 @@ static void open_libraries(lua_State *L)
         lua_pushnil(L);
         lua_setglobal(L, absent[i]);
     }
+    limits_open(L);
 }
 
 static int open_vm(lua_State *L)
@@ -324,11 +213,13 @@ static bool protect(struct vm *vm, int64_t may_us, lua_CFunction function, void 
 
 struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err)
 {
+    if (!limits_start(err))
+        return NULL;
     struct vm *vm = xcalloc(1, sizeof(*vm));
     vm->loop = loop;
     vm->lua_dir = xstrdup(options->lua_dir);
     vm->heap.cap = options->memory ? options->memory : DEFAULT_MEMORY;
-    vm->heap.filled = heap_filled;
+    vm->heap.filled = limits_filled;
     vm->burst_us = 1000LL * (options->burst_ms ? options->burst_ms : DEFAULT_BURST_MS);
     vm->total_us = 1000LL * (options->total_ms ? options->total_ms : DEFAULT_TOTAL_MS);
     vm->L = lua_newstate(heap_alloc, vm);

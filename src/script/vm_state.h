@@ -1,4 +1,4 @@
-/* vm_state.h - the inside of a vm, shared by vm.c and task.c. Private to script/. */
+/* vm_state.h - the inside of a vm, shared by vm.c, limits.c and task.c. Private to script/. */
 #ifndef SCRIPT_VM_STATE_H
 #define SCRIPT_VM_STATE_H
 
@@ -7,6 +7,7 @@
 #include "script/vm.h"
 
 #include <lua.h>
+#include <signal.h>
 
 struct vm {
     struct heap heap; /* first: the allocator's ud is the vm */
@@ -21,9 +22,10 @@ struct vm {
     size_t nidle, idle_size;
 
     /* The run that is going on, between vm_enter and vm_leave. */
-    lua_State *entered;        /* the thread that was entered; NULL: no Lua is running */
-    int64_t wall_us;           /* wall clock at the start */
-    int64_t began_us, used_us; /* CPU clock at the start, 0: not asked; what was used before */
+    lua_State *entered;          /* the thread that was entered; NULL: no Lua is running */
+    lua_State *volatile thread;  /* that one, or the coroutine that it has resumed */
+    volatile sig_atomic_t ticks; /* of CPU, while it went on */
+    int64_t used_us;             /* what its task has used before */
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
     char killed[200]; /* why this run has to end; "" while it may go on */
@@ -32,11 +34,15 @@ struct vm {
 
 struct vm *vm_of(lua_State *L);
 
-/* Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the CPU the
+/* limits.c. Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the CPU the
  * task has used before, or -1 for a call, which has no total. */
 void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us);
 /* Returns the CPU of the run; vm->killed tells whether it exceeded a limit. */
 int64_t vm_leave(struct vm *vm);
+/* Starts the clock that all runs of this process are watched by; once is enough. */
+bool limits_start(struct err *err);
+void limits_open(lua_State *L);          /* makes `coroutine` known to the limits; may raise */
+void limits_filled(struct heap *heap);   /* heap.filled of a vm */
 
 /* Pushes the function of the main module; raises when there is none. */
 void vm_push_function(lua_State *L, const char *name);

@@ -108,10 +108,12 @@ static void an_endless_loop_ends(void **state)
     killed(&f, "while true do pcall(function() while true do end end) end", "CPU");
     killed(&f, "pcall(function() while true do end end) return 'fine'", "CPU");
     killed(&f,
-           "local co = coroutine.wrap(function() while true do end end) "
-           "while true do pcall(co) end",
+           "local co = coroutine.create(function() while true do end end) "
+           "while true do coroutine.resume(co) end",
            "CPU");
-    killed(&f, "while true do pcall(coroutine.wrap(function() while true do end end)) end", "CPU");
+    killed(&f,
+           "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+           "CPU");
     killed(&f,
            "local t <close> = setmetatable({}, { __close = function() while true do end end }) "
            "while true do end",
