@@ -1,4 +1,5 @@
-/* cmd_events.c - `moonwright events`: what was noticed, and what raised while it was looked at. */
+/* cmd_events.c - `moonwright events`: what was noticed, what didn't start or not as it came, and what
+ * raised while it was looked at. */
 #include "front/front.h"
 
 #include "front/session.h"
@@ -9,6 +10,7 @@
 static bool list(struct session *session, const char *type, struct err *err)
 {
     static const char *const titles[] = {"EVENT", "TYPE", "ABOUT", "CUSTOMER", "OF", "STARTED"};
+    static const char *const starts[] = {"WORKFLOW", "EVENT", "START", "BECAUSE", "WHEN", "DETAIL"};
     static const char *const raised[] = {"ERROR", "WHERE", "ABOUT", "SINCE", "MESSAGE"};
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit,
@@ -20,6 +22,18 @@ static bool list(struct session *session, const char *type, struct err *err)
                  " order by e.settled desc limit 100",
                  1, type);
     if (!session_print(session, unit, titles, ARRAY_LEN(titles), "no event yet", err))
+        return false;
+    printf("\n");
+    unit = db_unit_new();
+    db_unit_addv(unit,
+                 "select k.workflow, coalesce(e.type, 'schedule'), k.outcome, k.reason,"
+                 " to_char(k.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
+                 " left(coalesce(nullif(k.detail::text, '{}'), ''), 120)"
+                 " from workflow_skips k left join events e on e.id = k.event_id"
+                 " where $1::text is null or e.type = $1 order by k.id desc limit 100",
+                 1, type);
+    if (!session_print(session, unit, starts, ARRAY_LEN(starts), "every start was made as it came",
+                       err))
         return false;
     printf("\n");
     unit = db_unit_new();
