@@ -11,6 +11,9 @@ import unittest
 from database import ROOT, Database, literal, until
 
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
+# More workers than one, where a suite is run once more that way.
+WORKERS = ["--workers", os.environ["MOONWRIGHT_TEST_WORKERS"]] \
+    if "MOONWRIGHT_TEST_WORKERS" in os.environ else []
 COMPANY = """return company { name = "Bright Air", zone = "America/New_York", phone = "+18005550100",
   hours = { mon_fri = "08:00-18:00" },
   people = { csr = "csr@brightair.example", manager = "+12125550199", owner = "owner@brightair.example" } }"""
@@ -66,7 +69,7 @@ class DaemonTest(unittest.TestCase):
     @classmethod
     def start(cls):
         with open(os.path.join(cls.folder, "log"), "a") as log:
-            cls.process = subprocess.Popen([PROGRAM, "run", "--role", cls.roles], env=cls.environment,
+            cls.process = subprocess.Popen([PROGRAM, "run", "--role", cls.roles, *WORKERS], env=cls.environment,
                                            cwd=cls.folder, stdout=log, stderr=log)
         cls.addClassCleanup(cls.end, cls.process)
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name not in "

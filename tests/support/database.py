@@ -25,7 +25,8 @@ ALL = ("servicetitan", "engine")
 # Of a run these tests alone, and only until one fails: "-f NAME..." (see fault/mutants/run).
 for word in os.environ.get("MOONWRIGHT_ONLY", "").split():
     sys.argv += [word] if word == "-f" else ["-k", word]
-patience = 60  # seconds: more than the slowest machine needs, as nothing waits longer than it must
+# Seconds: more than the slowest machine needs, as nothing waits longer than it must.
+patience = int(os.environ.get("MOONWRIGHT_PATIENCE", 60))
 
 pq = ctypes.CDLL(ctypes.util.find_library("pq") or "libpq.so.5")
 for name, result, *arguments in (
