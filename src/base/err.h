@@ -18,7 +18,9 @@ enum err_code {
     ERR_TIMEOUT, /* it took too long */
     ERR_LIMIT,   /* a size, rate, memory or CPU limit was reached */
     ERR_SCRIPT,  /* Lua raised */
-    ERR_IO       /* a file or the operating system */
+    ERR_IO,      /* a file or the operating system */
+    ERR_MISSING, /* what was named is not there */
+    ERR_REFUSED  /* as things stand it can't be done */
 };
 
 struct err {

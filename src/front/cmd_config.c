@@ -85,15 +85,21 @@ static void print_features(const struct front *front)
         printf("%-10s as `moonwright live` says (off in a new database)\n", "sending");
 }
 
-int cmd_config(struct front *front, int argc, char **argv)
+static int config(struct front *front, const struct args *args)
 {
     int count;
     const struct setting_info *table = settings_table(&count);
-    (void)argv;
-    if (argc > 1)
-        return front_usage("config", "it takes no arguments");
+    (void)args;
     for (int i = 0; i < count; i++)
         print_setting(front, &table[i]);
     print_features(front);
     return EXIT_OK;
 }
+
+static const struct verb verbs[] = {
+    {NULL, NULL, "every setting in force, secrets masked, and what each feature lacks", NULL, NULL,
+     config},
+    {0}};
+
+const struct command command_config = {
+    "config", "show the settings in force and what is missing for what", verbs, false};

@@ -1,91 +1,131 @@
-/* cmd_events.c - `moonwright events`: what was noticed, what didn't start or not as it came, and what
- * raised while it was looked at. */
-#include "front/front.h"
+/* cmd_events.c - `moonwright events`: what was noticed, what raised while it was looked at, and an
+ * event of a person's word. */
+#include "front/ask.h"
 
-#include "front/session.h"
+#include "base/buf.h"
+#include "base/mem.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static bool list(struct session *session, const char *type, struct err *err)
+static bool list(struct ask *ask, struct err *err)
 {
-    static const char *const titles[] = {"EVENT", "TYPE", "ABOUT", "CUSTOMER", "OF", "STARTED"};
-    static const char *const starts[] = {"WORKFLOW", "EVENT", "START", "BECAUSE", "WHEN", "DETAIL"};
-    static const char *const raised[] = {"ERROR", "WHERE", "ABOUT", "SINCE", "MESSAGE"};
-    struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit,
-                 "select e.id, e.type, e.entity || ' ' || e.entity_id, e.customer_id,"
-                 " to_char(e.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
-                 " (select string_agg(i.workflow, ' ' order by i.workflow)"
-                 "   from workflow_instances i where i.event_id = e.id)"
-                 " from events e where $1::text is null or e.type = $1"
-                 " order by e.settled desc limit 100",
-                 1, type);
-    if (!session_print(session, unit, titles, ARRAY_LEN(titles), "no event yet", err))
+    const char *limit = args_value(ask->args, "--limit");
+    if (!ask_rows(ask, "no event yet", err,
+                  "select event, type, about, customer, \"of\", started, not_started from event_list"
+                  " where ($1::text is null or type = $1) order by settled desc limit $2::int",
+                  2, args_value(ask->args, "--type"), limit != NULL ? limit : "100"))
         return false;
+    if (ask->json)
+        return true;
     printf("\n");
-    unit = db_unit_new();
-    db_unit_addv(unit,
-                 "select k.workflow, coalesce(e.type, 'schedule'), k.outcome, k.reason,"
-                 " to_char(k.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
-                 " left(coalesce(nullif(k.detail::text, '{}'), ''), 120)"
-                 " from workflow_skips k left join events e on e.id = k.event_id"
-                 " where $1::text is null or e.type = $1 order by k.id desc limit 100",
-                 1, type);
-    if (!session_print(session, unit, starts, ARRAY_LEN(starts), "every start was made as it came",
-                       err))
-        return false;
-    printf("\n");
-    unit = db_unit_new();
-    db_unit_add(unit,
-                "select id, coalesce(workflow, rule), concat_ws(' ', entity, entity_id),"
-                " to_char(at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), message"
-                " from detect_errors where resolved_at is null order by id limit 100",
-                0, NULL);
-    return session_print(session, unit, raised, ARRAY_LEN(raised), "nothing raised", err);
+    return ask_rows(ask, "nothing raised", err,
+                    "select * from raised_list order by error limit 100", 0);
 }
 
-static void print_retried(void *ctx, const struct db_reply *reply)
+static bool raised(struct ask *ask, struct err *err)
 {
-    long long count = db_int(reply, 0, 0, 0);
-    (void)ctx;
-    if (count > 0)
-        printf("%lld will be judged again\n", count);
-    else
-        printf("there is nothing to judge again; see `moonwright events list`\n");
+    return ask_rows(ask, "nothing raised", err, "select * from raised_list order by error", 0);
 }
 
-static bool retry(struct session *session, int count, char **ids, struct err *err)
+static bool retry(struct ask *ask, struct err *err)
 {
-    struct db_unit *unit = db_unit_new();
-    char list[2048] = "{";
-    size_t len = 1;
-    for (int i = 0; i < count; i++) {
-        size_t digits = strspn(ids[i], "0123456789");
-        if (digits == 0 || ids[i][digits] != '\0' || len + digits + 3 > sizeof(list)) {
-            db_unit_free(unit);
-            return err_set(err, ERR_INPUT, "\"%s\" is not the number of an error", ids[i]);
+    struct buf ids;
+    buf_init(&ids, 1u << 16);
+    for (int i = 0; i < ask->args->count; i++) {
+        const char *id = ask->args->words[i];
+        size_t digits = strspn(id, "0123456789");
+        if (digits == 0 || digits > 18 || id[digits] != '\0') {
+            buf_fini(&ids);
+            ask->code = EXIT_USAGE;
+            return err_set(err, ERR_INPUT, "\"%s\" is not the number of an error", id);
         }
-        len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", i > 0 ? "," : "", ids[i]);
+        buf_printf(&ids, "%s%s", i > 0 ? "," : "{", id);
     }
-    snprintf(list + len, sizeof(list) - len, "}");
-    db_unit_addv(unit, "select retry_detect_errors($1::bigint[])", 1, count > 0 ? list : NULL);
-    return session_run(session, unit, print_retried, NULL, err);
+    if (ids.len > 0)
+        buf_addc(&ids, '}');
+    char *count;
+    bool ok = ask_value(ask, &count, err, "select retry_detect_errors($1::bigint[])", 1,
+                        ids.len > 0 ? ids.data : NULL);
+    buf_fini(&ids);
+    if (ok && ask->json)
+        printf("{\"retried\": %s}\n", count);
+    else if (ok && strcmp(count, "0") != 0)
+        printf("%s will be judged again\n", count);
+    else if (ok)
+        printf("there is nothing to judge again; see `moonwright events list`\n");
+    free(count);
+    return ok;
 }
 
-int cmd_events(struct front *front, int argc, char **argv)
+/* {customer = …, data = …}: with the customer's snapshot where only an id is given. */
+static bool emit(struct ask *ask, struct err *err)
 {
-    struct err err;
-    const char *verb = argc > 1 ? argv[1] : "list", *type = NULL;
-    bool is_retry = strcmp(verb, "retry") == 0;
-    if (argc == 4 && strcmp(verb, "list") == 0 && strcmp(argv[2], "--type") == 0)
-        type = argv[3];
-    else if (!is_retry && (strcmp(verb, "list") != 0 || argc > 2))
-        return front_usage("events", "it knows: list [--type T], retry [ID...]");
-    struct session *session = session_open(setting(front->settings, "DATABASE_URL"), &err);
-    if (session == NULL)
-        return front_fail(&err);
-    bool ok = is_retry ? retry(session, argc - 2, argv + 2, &err) : list(session, type, &err);
-    session_close(session);
-    return ok ? EXIT_OK : front_fail(&err);
+    const char *customer = args_value(ask->args, "--customer"), *data = args_word(ask->args, 1);
+    const char *of = args_value(ask->args, "--of");
+    char *snapshot = NULL, *subject = NULL, *payload = NULL, what[32] = "customer";
+    if (customer != NULL && of != NULL) {
+        ask->code = EXIT_USAGE;
+        return err_set(err, ERR_INPUT, "--customer ID is --of customer:ID: one of the two");
+    }
+    size_t cut = of != NULL ? strcspn(of, ":") : 0;
+    if (of != NULL && (of[cut] != ':' || cut >= sizeof(what))) {
+        ask->code = EXIT_USAGE;
+        return err_set(err, ERR_INPUT, "--of takes what it is about, as in job:4711");
+    }
+    if (of != NULL) {
+        snprintf(what, sizeof(what), "%.*s", (int)cut, of);
+        customer = of + cut + 1;
+    }
+    if (customer != NULL && (customer[0] == '\0' || strlen(customer) > 18 ||
+                             customer[strspn(customer, "0123456789")] != '\0')) {
+        ask->code = EXIT_USAGE;
+        return err_set(err, ERR_INPUT, "\"%s\" is no id", customer);
+    }
+    if (customer != NULL) {
+        if (!ask_elsewhere(front_st_url(ask->front), &snapshot, err, "select snapshot_of($1, $2)",
+                           2, what, customer))
+            return false;
+        if (snapshot == NULL)
+            return err_set(err, ERR_MISSING, "there is no %s %s in the copy of ServiceTitan", what,
+                           customer);
+    }
+    bool ok = ask_value(ask, &payload, err,
+                        "select case when $1::jsonb is null then $2::jsonb else $1::jsonb ||"
+                        " coalesce(jsonb_build_object('data', $2::jsonb), '{}') end",
+                        2, snapshot, data) &&
+              ask_value(ask, &subject, err, "select emit_by_hand($1, $2::json)", 2,
+                        args_word(ask->args, 0), payload != NULL ? payload : "{}");
+    if (ok && ask->json)
+        printf("{\"event\": \"%s\", \"of\": \"%s\"}\n", args_word(ask->args, 0), subject);
+    else if (ok)
+        printf("%s is told\n", args_word(ask->args, 0));
+    free(subject);
+    free(payload);
+    free(snapshot);
+    return ok;
 }
+
+static const struct option list_options[] = {{"--type", "EVENT", "of this type"},
+                                             {"--limit", "N", "so many (100)"},
+                                             OPTION_JSON,
+                                             {0}};
+static const struct option json_options[] = {OPTION_JSON, {0}};
+static const struct option emit_options[] = {
+    {"--customer", "ID", "about this customer, as the copy of ServiceTitan has them"},
+    {"--of", "TEXT", "about something else: job:4711"},
+    OPTION_JSON,
+    {0}};
+static const struct verb verbs[] = {
+    {"list", NULL, "the newest events, what each started or why not, and what raised",
+     list_options, list, NULL},
+    {"raised", NULL, "changes and events on which the company's Lua raised", json_options, raised,
+     NULL},
+    {"retry", "[ID...]", "judge what raised again, all of it or these", json_options, retry, NULL},
+    {"emit", "EVENT [JSON]",
+     "tell an event that is declared manual; JSON is its data, or all of it without an id",
+     emit_options, emit, NULL},
+    {0}};
+
+const struct command command_events = {"events", "events, and changes that raised", verbs, true};

@@ -1,38 +1,36 @@
 /* cmd_live.c - `moonwright live`: the company's switch between shadow and real sends. */
-#include "front/front.h"
-
-#include "front/session.h"
+#include "front/ask.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static void print_live(void *ctx, const struct db_reply *reply)
+static bool live(struct ask *ask, struct err *err)
 {
-    const struct front *front = ctx;
-    bool on = db_rows(reply, 1) > 0 && strcmp(db_value(reply, 1, 0, 0), "on") == 0;
-    const char *set = setting(front->settings, "MOONWRIGHT_LIVE");
+    const struct settings *settings = ask->front->settings;
+    char *value = NULL;
+    if (!ask_value(ask, &value, err, "select live_switch($1)", 1, args_word(ask->args, 0)))
+        return false;
+    bool on = value != NULL && strcmp(value, "on") == 0;
+    bool never = setting(settings, "MOONWRIGHT_LIVE")[0] != '\0' &&
+                 !setting_on(settings, "MOONWRIGHT_LIVE");
+    free(value);
+    if (ask->json) {
+        printf("{\"live\": %s, \"never_here\": %s}\n", on ? "true" : "false",
+               never ? "true" : "false");
+        return true;
+    }
     printf("live is %s\n", on ? "on: instances that start from now on really send"
                               : "off: new instances run in shadow mode and send nothing");
-    if (on && set[0] != '\0' && !setting_on(front->settings, "MOONWRIGHT_LIVE"))
+    if (on && never)
         printf("but MOONWRIGHT_LIVE is 0 here, which always wins\n");
+    return true;
 }
 
-int cmd_live(struct front *front, int argc, char **argv)
-{
-    struct err err;
-    const char *word = argc == 2 ? argv[1] : NULL;
-    if (argc > 2 || (word != NULL && strcmp(word, "on") != 0 && strcmp(word, "off") != 0))
-        return front_usage("live", "it takes on or off");
-    struct session *session = session_open(setting(front->settings, "DATABASE_URL"), &err);
-    if (session == NULL)
-        return front_fail(&err);
-    struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit,
-                 "insert into settings (name, value) select 'live', $1::text where $1 is not null"
-                 " on conflict (name) do update set value = excluded.value, changed_at = now()",
-                 1, word);
-    db_unit_add(unit, "select value from settings where name = 'live'", 0, NULL);
-    bool ok = session_run(session, unit, print_live, front, &err);
-    session_close(session);
-    return ok ? EXIT_OK : front_fail(&err);
-}
+static const struct option options[] = {OPTION_JSON, {0}};
+static const struct verb verbs[] = {
+    {NULL, "[on|off]", "whether new instances really send; without a word: say so", options, live,
+     NULL},
+    {0}};
+
+const struct command command_live = {"live", "whether new instances really send", verbs, true};

@@ -368,11 +368,15 @@ char *migrate_expects(const char *schema_dir, struct err *err)
     return text;
 }
 
-int cmd_migrate(struct front *front, int argc, char **argv)
+static int migrate(struct front *front, const struct args *args)
 {
     struct err err;
-    (void)argv;
-    if (argc > 1)
-        return front_usage("migrate", "it takes no arguments");
+    (void)args;
     return migrate_all(front, false, &err) ? EXIT_OK : front_fail(&err);
 }
+
+static const struct verb verbs[] = {
+    {NULL, NULL, "bring the database, or both, up to this version", NULL, NULL, migrate}, {0}};
+
+const struct command command_migrate = {"migrate", "bring the database up to this version", verbs,
+                                        true};

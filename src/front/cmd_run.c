@@ -68,23 +68,16 @@ static bool port_is_free(const char *address, struct err *err)
                              address, port, host);
 }
 
-int cmd_run(struct front *front, int argc, char **argv)
+static int run(struct front *front, const struct args *args)
 {
     unsigned roles = 0;
-    int workers = 1;
+    const char *list = args_value(args, "--role"), *many = args_value(args, "--workers");
+    int workers = many != NULL ? atoi(many) : 1;
     struct err err;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--role") == 0 && i + 1 < argc) {
-            if (!read_roles(argv[++i], &roles))
-                return front_usage("run", "the roles are sync, workflow, web and monitor");
-        } else if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc) {
-            workers = atoi(argv[++i]);
-            if (workers < 1 || workers > 32)
-                return front_usage("run", "--workers takes a number from 1 to 32");
-        } else {
-            return front_usage("run", "it takes --role and --workers");
-        }
-    }
+    if (list != NULL && !read_roles(list, &roles))
+        return front_usage(args, "the roles are sync, workflow, web and monitor");
+    if (workers > 32)
+        return front_usage(args, "--workers takes a number from 1 to 32");
     notify_open();
     if (roles == 0)
         roles = ROLE_ALL;
@@ -115,3 +108,13 @@ int cmd_run(struct front *front, int argc, char **argv)
         log_info("supervisor", "stopped", NULL);
     return code;
 }
+
+static const struct option options[] = {
+    {"--role", "ROLES", "only these of sync,workflow,web,monitor"},
+    {"--workers", "N", "so many workers of the role workflow (1)"},
+    {0}};
+static const struct verb verbs[] = {
+    {NULL, NULL, "run everything, or some roles, until it is told to stop", options, NULL, run},
+    {0}};
+
+const struct command command_run = {"run", "run everything, or some roles", verbs, false};

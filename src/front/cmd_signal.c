@@ -1,27 +1,29 @@
 /* cmd_signal.c - `moonwright signal`: an event that reaches one instance. */
-#include "front/front.h"
-
-#include "front/session.h"
+#include "front/ask.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
-static void print_told(void *ctx, const struct db_reply *reply)
+static bool signal_it(struct ask *ask, struct err *err)
 {
-    printf("signal_%s is on its way to %s\n", (const char *)ctx, db_value(reply, 0, 0, 0));
+    const struct args *args = ask->args;
+    char *id;
+    if (!ask_value(ask, &id, err, "select signal_instance($1, $2, $3::json)", 3, args_word(args, 0),
+                   args_word(args, 1), args_word(args, 2)))
+        return false;
+    if (ask->json)
+        printf("{\"instance\": \"%s\", \"event\": \"signal_%s\"}\n", id, args_word(args, 1));
+    else
+        printf("signal_%s is on its way to %s\n", args_word(args, 1), id);
+    free(id);
+    return true;
 }
 
-int cmd_signal(struct front *front, int argc, char **argv)
-{
-    struct err err;
-    if (argc != 3 && argc != 4)
-        return front_usage("signal", "it takes an instance's id and the name of the signal");
-    struct session *session = session_open(setting(front->settings, "DATABASE_URL"), &err);
-    if (session == NULL)
-        return front_fail(&err);
-    struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select signal_instance($1, $2, $3::json)", 3, argv[1], argv[2],
-                 argc == 4 ? argv[3] : NULL);
-    bool ok = session_run(session, unit, print_told, argv[2], &err);
-    session_close(session);
-    return ok ? EXIT_OK : front_fail(&err);
-}
+static const struct option options[] = {OPTION_JSON, {0}};
+static const struct verb verbs[] = {
+    {NULL, "ID NAME [JSON]", "send an event signal_NAME, with data, to one instance", options,
+     signal_it, NULL},
+    {0}};
+
+const struct command command_signal = {"signal", "send an event signal_NAME to one instance", verbs,
+                                       true};

@@ -48,20 +48,15 @@ static struct pool *open_pool(struct loop *loop, const char *url)
     return pool_new(loop, &options, 2);
 }
 
-int cmd_sync(struct front *front, int argc, char **argv)
+static int sync_now(struct front *front, const struct args *args)
 {
     const char *entities[ENTITIES_MAX];
-    size_t count = 0;
-    bool full = false;
+    size_t count = (size_t)args->count;
     struct fetching fetching = {.terminal = isatty(1)};
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--full") == 0)
-            full = true;
-        else if (argv[i][0] == '-' || count == ENTITIES_MAX)
-            return front_usage("sync", "it takes names of entities and --full");
-        else
-            entities[count++] = argv[i];
-    }
+    if (count > ENTITIES_MAX)
+        return front_usage(args, "so many entities there aren't");
+    for (size_t i = 0; i < count; i++)
+        entities[i] = args->words[i];
     if (strcmp(setting(front->settings, "MOONWRIGHT_LOG_LEVEL"), "debug") != 0)
         log_set_level(LOG_WARN); /* somebody waits: what it waits for is worth a line */
     struct loop *loop = fetching.loop = loop_new();
@@ -77,7 +72,7 @@ int cmd_sync(struct front *front, int argc, char **argv)
     engine.fetcher = fetcher_new(loop, &fetching.err);
     struct sync_run *run = NULL;
     if (engine.fetcher != NULL)
-        run = sync_run_once(&engine, entities, count, full, on_progress, on_done, &fetching,
+        run = sync_run_once(&engine, entities, count, args_has(args, "--full"), on_progress, on_done, &fetching,
                             &fetching.err);
     if (run != NULL)
         loop_run(loop);
@@ -89,3 +84,11 @@ int cmd_sync(struct front *front, int argc, char **argv)
     loop_free(loop);
     return run == NULL || fetching.failed ? front_fail(&fetching.err) : EXIT_OK;
 }
+
+static const struct option options[] = {
+    {"--full", NULL, "everything, not only what has changed"}, {0}};
+static const struct verb verbs[] = {
+    {NULL, "[ENTITY...]", "fetch from ServiceTitan now: all, or these", options, NULL, sync_now},
+    {0}};
+
+const struct command command_sync = {"sync", "fetch from ServiceTitan now", verbs, true};

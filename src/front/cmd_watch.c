@@ -157,7 +157,7 @@ static bool look(struct watch_state *w, struct session *engine, struct session *
     return session_run(engine, unit, print_news, w, err);
 }
 
-int cmd_watch(struct front *front, int argc, char **argv)
+static int watch(struct front *front, const struct args *args)
 {
     struct watch_state w = {.terminal = isatty(1), .settled = "0"};
     struct session *engine = NULL, *st = NULL;
@@ -165,11 +165,8 @@ int cmd_watch(struct front *front, int argc, char **argv)
     int code = EXIT_OK;
     sigset_t signals;
     const char *url = setting(front->settings, "DATABASE_URL");
-    const char *st_url = setting(front->settings, "SERVICETITAN_DATABASE_URL");
-    if (argc == 2 && strcmp(argv[1], "--plain") == 0)
+    if (args_has(args, "--plain"))
         w.terminal = false;
-    else if (argc > 1)
-        return front_usage("watch", "it takes --plain");
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
@@ -180,7 +177,7 @@ int cmd_watch(struct front *front, int argc, char **argv)
         if (engine == NULL)
             engine = session_open(url, &err);
         if (st == NULL)
-            st = session_open(st_url[0] != '\0' ? st_url : url, &err);
+            st = session_open(front_st_url(front), &err);
         /* The database may be away for a while, or not be made yet: then it is looked at again. */
         if (engine != NULL && st != NULL && !look(&w, engine, st, &err)) {
             session_close(engine);
@@ -199,3 +196,9 @@ int cmd_watch(struct front *front, int argc, char **argv)
     free(w.seen);
     return code;
 }
+
+static const struct option options[] = {{"--plain", NULL, "lines only: no colours, no bar"}, {0}};
+static const struct verb verbs[] = {
+    {NULL, NULL, "follow what happens, line by line, until Ctrl-C", options, NULL, watch}, {0}};
+
+const struct command command_watch = {"watch", "follow what happens, line by line", verbs, true};

@@ -1,17 +1,14 @@
 /* cmd_workflows.c - `moonwright workflows`: what is in force and what is refused, a version's
  * files, what changed, and which version runs what. */
-#include "front/front.h"
+#include "front/ask.h"
 
 #include "front/fleet.h"
-#include "front/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char refused_sql[] =
-    "select message, to_char(since at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', tree"
-    " from workflow_refusals order by file, tree";
+enum { PAUSE_BATCH = 500 };
 
 static void print_refusals(void *ctx, const struct db_reply *reply)
 {
@@ -21,33 +18,27 @@ static void print_refusals(void *ctx, const struct db_reply *reply)
                db_value(reply, 0, row, 0), db_value(reply, 0, row, 1), db_value(reply, 0, row, 2));
 }
 
-static bool list(struct session *session, struct err *err)
+static bool list(struct ask *ask, struct err *err)
 {
-    static const char *const titles[] = {"WORKFLOW", "VERSION", "CLASS", "ON",
-                                         "SINCE",    "ALIVE",   "OLDER", "ENDED"};
+    if (!ask_rows(ask, "no workflow is in force yet: start `moonwright run`", err,
+                  "select * from workflow_list order by workflow", 0))
+        return false;
+    if (ask->json)
+        return true;
     struct db_unit *unit = db_unit_new();
     db_unit_add(unit,
-                "with alive as materialized (select * from versions_alive())"
-                " select d.name, d.version, d.declaration->>'class',"
-                " (select string_agg(e.value #>> '{}', ' ') from json_array_elements("
-                "   case json_typeof(d.declaration->'on') when 'array' then d.declaration->'on'"
-                "   else json_build_array(d.declaration->'on') end) e),"
-                " to_char(d.activated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),"
-                " coalesce(sum(a.alive), 0), coalesce(sum(a.alive) filter (where o.id <> d.id), 0),"
-                " (select count(*) from workflow_instances i"
-                "   where i.workflow = d.name and i.finished_at is not null)"
-                " from workflow_definitions d"
-                " join workflow_definitions o on o.name = d.name"
-                " left join alive a on a.definition = o.id"
-                " where d.active and d.declaration->>'on' is not null"
-                " group by d.id order by d.name",
+                "select message, to_char(since at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC',"
+                " tree from workflow_refusals order by file, tree",
                 0, NULL);
-    if (!session_print(session, unit, titles, ARRAY_LEN(titles),
-                       "no workflow is in force yet: start `moonwright run`", err))
-        return false;
-    unit = db_unit_new();
-    db_unit_add(unit, refused_sql, 0, NULL);
-    return session_run(session, unit, print_refusals, NULL, err);
+    return session_run(ask->session, unit, print_refusals, NULL, err);
+}
+
+static bool refused(struct ask *ask, struct err *err)
+{
+    return ask_rows(ask, "no file is refused", err,
+                    "select file, line, message, utc(since) as since, tree from workflow_refusals"
+                    " order by file, tree",
+                    0);
 }
 
 /* ---- versions ---- */
@@ -82,8 +73,8 @@ static bool find(struct session *session, const char *name, const char *version,
         return false;
     if (found->there)
         return true;
-    return version ? err_set(err, ERR_INPUT, "there is no version %s of '%s'", version, name)
-                   : err_set(err, ERR_INPUT, "there is no workflow '%s'", name);
+    return version ? err_set(err, ERR_MISSING, "there is no version %s of '%s'", version, name)
+                   : err_set(err, ERR_MISSING, "there is no workflow '%s'", name);
 }
 
 /* What the active version is compared with: the newest other one that instances still run, else
@@ -101,7 +92,7 @@ static bool find_before(struct session *session, const char *name, int to, struc
                  " order by a.alive > 0 desc nulls last, d.activated_at desc nulls last limit 1",
                  2, name, id);
     return session_run(session, unit, take_version, found, err) &&
-           (found->there || err_set(err, ERR_INPUT, "there is only one version of '%s'", name));
+           (found->there || err_set(err, ERR_MISSING, "there is only one version of '%s'", name));
 }
 
 static void print_files(void *ctx, const struct db_reply *reply)
@@ -111,14 +102,20 @@ static void print_files(void *ctx, const struct db_reply *reply)
         printf("\n-- %s\n%s", db_value(reply, 0, row, 0), db_value(reply, 0, row, 1));
 }
 
-static bool show(struct session *session, const char *name, const char *version, struct err *err)
+static bool show(struct ask *ask, struct err *err)
 {
-    static const char *const fact[] = {"", ""};
+    struct session *session = ask->session;
     struct found found;
     char id[16];
-    if (!find(session, name, version, &found, err))
+    if (!find(session, args_word(ask->args, 0), args_word(ask->args, 1), &found, err))
         return false;
     snprintf(id, sizeof(id), "%d", found.id);
+    if (ask->json)
+        return ask_rows(ask, NULL, err,
+                        "select d.name as workflow, d.version, d.active, d.sha256, d.trusted, d.api,"
+                        " utc(d.activated_at) as since, d.declaration, d.files"
+                        " from workflow_definitions d where d.id = $1::int",
+                        1, id);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(
         unit,
@@ -145,7 +142,7 @@ static bool show(struct session *session, const char *name, const char *version,
         " (10, 'trusted', d.trusted), (11, 'api', d.api::text)) as f (position, name, value)"
         " where d.id = $1::int and f.value <> '' order by f.position",
         1, id);
-    if (!session_print(session, unit, fact, 2, NULL, err))
+    if (!session_print_plain(session, unit, NULL, err))
         return false;
     unit = db_unit_new();
     db_unit_addv(unit,
@@ -155,66 +152,36 @@ static bool show(struct session *session, const char *name, const char *version,
     return session_run(session, unit, print_files, NULL, err);
 }
 
-static bool diff(struct front *front, struct session *session, int argc, char **argv,
-                 struct err *err)
+static bool diff(struct ask *ask, struct err *err)
 {
     struct found from, to;
-    const char *name = argv[2];
-    bool ok = find(session, name, argc > 4 ? argv[4] : NULL, &to, err) &&
-              (argc > 3 ? find(session, name, argv[3], &from, err)
-                        : find_before(session, name, to.id, &from, err));
-    return ok && fleet_diff(front, session, from.id, to.id, err);
+    const struct args *args = ask->args;
+    const char *name = args_word(args, 0);
+    bool ok = find(ask->session, name, args_word(args, 2), &to, err) &&
+              (args->count > 1 ? find(ask->session, name, args_word(args, 1), &from, err)
+                               : find_before(ask->session, name, to.id, &from, err));
+    return ok && fleet_diff(ask->front, ask->session, from.id, to.id, err);
 }
 
 /* ---- changing what runs ---- */
 
-struct order {
-    const char *name, *version;
-    bool check, dry_run, decided;
-    const char *instance;
-};
-
-/* activate NAME VERSION [--check], migrate NAME [VERSION] [--dry-run] [--decided] [--instance ID]
- */
-static bool read_order(int argc, char **argv, struct order *order)
+static bool activate(struct ask *ask, struct err *err)
 {
-    bool migrate = strcmp(argv[1], "migrate") == 0;
-    *order = (struct order){0};
-    for (int i = 2; i < argc; i++) {
-        if (!migrate && strcmp(argv[i], "--check") == 0)
-            order->check = true;
-        else if (migrate && strcmp(argv[i], "--dry-run") == 0)
-            order->dry_run = true;
-        else if (migrate && strcmp(argv[i], "--decided") == 0)
-            order->decided = true;
-        else if (migrate && strcmp(argv[i], "--instance") == 0 && i + 1 < argc)
-            order->instance = argv[++i];
-        else if (argv[i][0] == '-' || order->version != NULL)
-            return false;
-        else if (order->name == NULL)
-            order->name = argv[i];
-        else
-            order->version = argv[i];
-    }
-    return order->name != NULL && (migrate || order->version != NULL);
-}
-
-static bool activate(struct front *front, struct session *session, const struct order *order,
-                     struct err *err)
-{
+    const char *name = args_word(ask->args, 0);
     struct found found;
-    if (!find(session, order->name, order->version, &found, err))
+    if (!find(ask->session, name, args_word(ask->args, 1), &found, err))
         return false;
     if (found.active) {
-        printf("version %d of %s is in force already\n", found.version, order->name);
+        printf("version %d of %s is in force already\n", found.version, name);
         return true;
     }
-    struct fleet_order fleet = {.workflow = order->name, .target = found.id};
+    struct fleet_order fleet = {.workflow = name, .target = found.id};
     struct fleet_report report;
-    if (order->check && !fleet_check(front, session, &fleet, &report, err))
+    bool check = args_has(ask->args, "--check");
+    if (check && !fleet_check(ask->front, ask->session, &fleet, &report, err))
         return false;
-    if (order->check && report.diverges > 0)
-        return err_set(err, ERR_INPUT,
+    if (check && report.diverges > 0)
+        return err_set(err, ERR_REFUSED,
                        "%d instances would diverge: nothing was changed (without --check it is put "
                        "in force, and they keep their version)",
                        report.diverges);
@@ -222,62 +189,110 @@ static bool activate(struct front *front, struct session *session, const struct 
     snprintf(id, sizeof(id), "%d", found.id);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit, "select activate_version($1::int)", 1, id);
-    if (!session_run(session, unit, NULL, NULL, err))
+    if (!session_run(ask->session, unit, NULL, NULL, err))
         return false;
     printf("version %d of %s is in force for what starts from now on, until its file is saved\n",
-           found.version, order->name);
+           found.version, name);
     return true;
 }
 
-static bool migrate(struct front *front, struct session *session, const struct order *order,
-                    int *code, struct err *err)
+static bool migrate(struct ask *ask, struct err *err)
 {
+    const struct args *args = ask->args;
+    bool decided = args_has(args, "--decided");
     struct found found;
     struct fleet_report report;
-    if (!find(session, order->name, order->version, &found, err))
+    if (!find(ask->session, args_word(args, 0), args_word(args, 1), &found, err))
         return false;
-    struct fleet_order fleet = {.workflow = order->name,
+    struct fleet_order fleet = {.workflow = args_word(args, 0),
                                 .target = found.id,
-                                .instance = order->instance,
-                                .move = !order->dry_run,
-                                .decided = order->decided};
-    if (!fleet_check(front, session, &fleet, &report, err))
+                                .instance = args_value(args, "--instance"),
+                                .move = !args_has(args, "--dry-run"),
+                                .decided = decided};
+    if (!fleet_check(ask->front, ask->session, &fleet, &report, err))
         return false;
-    int left = report.diverges + report.busy + (order->decided ? 0 : report.decide);
-    *code = left > 0 || (fleet.move && report.moved < report.safe) ? EXIT_FAILED : EXIT_OK;
-    if (report.decide > 0 && !order->decided)
+    int left = report.diverges + report.busy + (decided ? 0 : report.decide);
+    if (left > 0 || (fleet.move && report.moved < report.safe))
+        ask->code = EXIT_FAILED;
+    if (report.decide > 0 && !decided)
         printf("--decided moves those that need a decision, too; --instance ID just one\n");
     if (report.moved > 0)
         printf("stuck ones go on with `moonwright instances resume`\n");
     return true;
 }
 
-int cmd_workflows(struct front *front, int argc, char **argv)
+/* ---- pausing ---- */
+
+/* Calls hold_paused() or release_paused() until it finds nothing more; *count of all. */
+static bool go_through(struct ask *ask, const char *sql, long *count, struct err *err)
 {
-    struct err err;
-    const char *verb = argc > 1 ? argv[1] : "list";
-    bool is_list = argc <= 2 && strcmp(verb, "list") == 0;
-    bool is_show = (argc == 3 || argc == 4) && strcmp(verb, "show") == 0;
-    bool is_diff = argc >= 3 && argc <= 5 && strcmp(verb, "diff") == 0;
-    bool changes = strcmp(verb, "activate") == 0 || strcmp(verb, "migrate") == 0;
-    struct order order = {0};
-    int code = EXIT_OK;
-    if (changes ? !read_order(argc, argv, &order) : !is_list && !is_show && !is_diff)
-        return front_usage("workflows", "it knows: list, show, diff, activate, migrate");
-    struct session *session = session_open(setting(front->settings, "DATABASE_URL"), &err);
-    if (session == NULL)
-        return front_fail(&err);
-    bool ok;
-    if (is_list)
-        ok = list(session, &err);
-    else if (is_show)
-        ok = show(session, argv[2], argc > 3 ? argv[3] : NULL, &err);
-    else if (is_diff)
-        ok = diff(front, session, argc, argv, &err);
-    else if (strcmp(verb, "activate") == 0)
-        ok = activate(front, session, &order, &err);
-    else
-        ok = migrate(front, session, &order, &code, &err);
-    session_close(session);
-    return ok ? code : front_fail(&err);
+    char most[16], *n;
+    long now;
+    *count = 0;
+    snprintf(most, sizeof(most), "%d", PAUSE_BATCH);
+    do {
+        if (!ask_value(ask, &n, err, sql, 1, most))
+            return err_wrap(err, "after %ld instances; the rest is done by the monitor, or by saying"
+                                 " it again",
+                            *count);
+        now = strtol(n, NULL, 10);
+        free(n);
+        *count += now;
+    } while (now == PAUSE_BATCH);
+    return true;
 }
+
+/* The workflow's row is there, or gone, from its commit on; the instances follow in batches. */
+static bool pause(struct ask *ask, struct err *err)
+{
+    const char *name = args_word(ask->args, 0);
+    bool pauses = strcmp(ask->args->verb->name, "pause") == 0;
+    char *changed;
+    long count;
+    if (!ask_value(ask, &changed, err,
+                   pauses ? "select pause_workflow($1)" : "select resume_workflow($1)", 1, name) ||
+        !go_through(ask, pauses ? "select hold_paused($1::int)" : "select release_paused($1::int)",
+                    &count, err))
+        return false;
+    bool news = changed[0] == 't';
+    free(changed);
+    if (ask->json)
+        printf("{\"workflow\": \"%s\", \"paused\": %s, \"changed\": %s, \"instances\": %ld}\n", name,
+               pauses ? "true" : "false", news ? "true" : "false", count);
+    else if (pauses)
+        printf("%s is paused%s: %ld instances are held, new ones wait\n", name,
+               news ? "" : " already", count);
+    else
+        printf("%s goes on%s, with %ld instances: what is due happens now, once\n", name,
+               news ? "" : " (it wasn't paused)", count);
+    return true;
+}
+
+static const struct option json_options[] = {OPTION_JSON, {0}};
+static const struct option activate_options[] = {
+    {"--check", NULL, "not if live instances would diverge"}, {0}};
+static const struct option migrate_options[] = {
+    {"--dry-run", NULL, "only say what would be moved"},
+    {"--decided", NULL, "those that need a decision, too: it was taken"},
+    {"--instance", "ID", "only this one"},
+    {0}};
+static const struct verb verbs[] = {
+    {"list", NULL, "what is in force, how many live, what is paused, what is refused",
+     json_options, list, NULL},
+    {"refused", NULL, "files that are refused as they are now", json_options, refused, NULL},
+    {"show", "WORKFLOW [VERSION]", "a version and its files", json_options, show, NULL},
+    {"diff", "WORKFLOW [FROM] [TO]", "what changed between two versions", NULL, diff, NULL},
+    {"pause", "WORKFLOW",
+     "what starts waits, what lives is held before its next step, stops still end it",
+     json_options, pause, NULL},
+    {"resume", "WORKFLOW", "let all that was held with it go on, and what waited start",
+     json_options, pause, NULL},
+    {"activate", "WORKFLOW VERSION", "put a version in force, until its file is saved",
+     activate_options, activate, NULL},
+    {"migrate", "WORKFLOW [VERSION]", "move live instances to a version that fits them",
+     migrate_options, migrate, NULL},
+    {0}};
+
+const struct command command_workflows = {
+    "workflows", "what is in force, refused, paused; versions, and moving instances between them",
+    verbs, true};

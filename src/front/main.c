@@ -1,5 +1,5 @@
 /* main.c - the table of commands, and what each of them starts from: settings and folders. */
-#include "front/front.h"
+#include "front/ask.h"
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -12,53 +12,54 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct command commands[] = {
-    {"run", "[--role sync,workflow,web,monitor] [--workers N]", "run everything, or some roles",
-     false, cmd_run},
-    {"migrate", "", "bring the database up to this version", true, cmd_migrate},
-    {"config", "", "show the settings in force and what is missing for what", false, cmd_config},
-    {"live", "[on|off]", "whether new instances really send; without a word: say so", true,
-     cmd_live},
-    {"status", "[--json]", "count what is there", true, cmd_status},
-    {"sync", "[entity...] [--full]", "fetch from ServiceTitan now", true, cmd_sync},
-    {"watch", "[--plain]", "follow what happens, line by line", true, cmd_watch},
-    {"workflows",
-     "list | show NAME [VERSION] | diff NAME [FROM [TO]] | activate NAME VERSION [--check]"
-     " | migrate NAME [VERSION] [--dry-run] [--decided] [--instance ID]",
-     "what is in force and refused; versions, and moving instances between them", true,
-     cmd_workflows},
-    {"instances", "list [--state S] [--workflow W] | show ID", "running and past instances", true,
-     cmd_instances},
-    {"events", "list [--type T] | retry [ID...]", "events, and changes that raised", true,
-     cmd_events},
-    {"inbox", "list | answer TASK yes|no|done [--by NAME] [--text TEXT] [--note NOTE]",
-     "what people are asked, and their answers", true, cmd_inbox},
-    {"signal", "INSTANCE NAME [JSON]", "send an event signal_NAME to one instance", true,
-     cmd_signal},
-    {"sends", "list [--held] | settle ID sent|not_sent|drop", "the ledger of what was sent", true,
-     cmd_sends},
-};
+static const struct command *const commands[] = {
+    &command_run,       &command_migrate, &command_config,    &command_live,
+    &command_status,    &command_sync,    &command_watch,     &command_workflows,
+    &command_instances, &command_start,   &command_events,    &command_signal,
+    &command_inbox,     &command_sends,   &command_completion};
+
+const struct command *const *front_commands(size_t *count)
+{
+    *count = ARRAY_LEN(commands);
+    return commands;
+}
 
 static void print_help(FILE *out)
 {
     fprintf(out,
             "Moonwright %s: durable workflows for home-service companies\n\n"
-            "usage: moonwright <command> [arguments]\n\n",
+            "usage: moonwright <command> [verb] [words and options]\n\n",
             MOONWRIGHT_VERSION);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->says);
     fprintf(out,
             "\nSettings come from the environment and the file .env; see `moonwright config`.\n"
-            "`moonwright help <command>` says how a command is used.\n");
+            "`moonwright help <command>` says how a command is used.\n"
+            "Exit codes: %d done, %d failed, %d wrong usage, %d not found, %d refused as things stand"
+            " (or not\ndone to all), %d the database is away: try again.\n",
+            EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_AGAIN);
 }
 
 static const struct command *find_command(const char *name)
 {
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-        if (strcmp(commands[i].name, name) == 0)
-            return &commands[i];
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
     }
     return NULL;
+}
+
+/* The SQL functions for people say by their SQLSTATE what kind of no it is. */
+static int code_of(const struct err *err)
+{
+    if (err->code == ERR_CONN)
+        return EXIT_AGAIN;
+    if (err->code == ERR_MISSING || strcmp(err->sqlstate, "MWN01") == 0)
+        return EXIT_NOT_FOUND;
+    if (err->code == ERR_REFUSED || strcmp(err->sqlstate, "MWI01") == 0 ||
+        strcmp(err->sqlstate, "P0001") == 0)
+        return EXIT_REFUSED;
+    return EXIT_FAILED;
 }
 
 int front_fail(const struct err *err)
@@ -68,18 +69,20 @@ int front_fail(const struct err *err)
     log_mask(text);
     fprintf(stderr, "moonwright: %s\n", text);
     free(text);
-    return err->code == ERR_CONN ? EXIT_AGAIN : EXIT_FAILED;
+    return code_of(err);
 }
 
-int front_usage(const char *name, const char *why)
+int front_usage(const struct args *args, const char *why)
 {
-    const struct command *command = find_command(name);
-    must(command != NULL);
-    if (why != NULL)
-        fprintf(stderr, "moonwright: %s\n", why);
-    fprintf(why != NULL ? stderr : stdout, "usage: moonwright %s %s\n", command->name,
-            command->arguments);
-    return why != NULL ? EXIT_USAGE : EXIT_OK;
+    fprintf(stderr, "moonwright: %s\n", why);
+    args_explain(args->command, args->verb, stderr);
+    return EXIT_USAGE;
+}
+
+const char *front_st_url(const struct front *front)
+{
+    const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");
+    return st[0] != '\0' ? st : setting(front->settings, "DATABASE_URL");
 }
 
 static bool is_home(const char *folder)
@@ -159,16 +162,37 @@ static void close_front(struct front *front)
     free(front->workflows_dir);
 }
 
+static int ask(struct front *front, const struct args *args)
+{
+    struct err err;
+    bool json = false;
+    for (const struct option *o = args->verb->options; o != NULL && o->name != NULL; o++)
+        json |= strcmp(o->name, "--json") == 0 && args_has(args, o->name);
+    struct ask ask = {.front = front, .args = args, .json = json, .code = EXIT_OK};
+    ask.session = session_open(setting(front->settings, "DATABASE_URL"), &err);
+    if (ask.session == NULL)
+        return front_fail(&err);
+    bool ok = args->verb->ask(&ask, &err);
+    session_close(ask.session);
+    if (!ok && ask.code == EXIT_USAGE)
+        return front_usage(args, err.message);
+    return ok ? ask.code : front_fail(&err);
+}
+
+static int run_verb(struct front *front, const struct args *args)
+{
+    return args->verb->ask != NULL ? ask(front, args) : args->verb->run(front, args);
+}
+
 /* Runs a command that needs the database, with the private one around it if that is what we have.
  */
-static int run_with_database(const struct command *command, struct front *front, int argc,
-                             char **argv)
+static int run_with_database(struct front *front, const struct args *args)
 {
     struct err err;
     if (setting(front->settings, "MOONWRIGHT_LOG_LEVEL")[0] != 'd')
         log_set_level(LOG_ERROR);
     if (setting(front->settings, "DATABASE_URL")[0] != '\0')
-        return command->run(front, argc, argv);
+        return run_verb(front, args);
     struct postgres *postgres = postgres_open(front->settings, front->data_dir, &err);
     if (postgres == NULL)
         return front_fail(&err);
@@ -176,7 +200,7 @@ static int run_with_database(const struct command *command, struct front *front,
     if (postgres_start(postgres, &err)) {
         postgres_derive(postgres, front->settings);
         front->private_server = true;
-        code = command->run(front, argc, argv);
+        code = run_verb(front, args);
     } else {
         code = front_fail(&err);
     }
@@ -185,15 +209,21 @@ static int run_with_database(const struct command *command, struct front *front,
     return code;
 }
 
+static int explain(int count, char **words)
+{
+    const struct command *command = count > 0 ? find_command(words[0]) : NULL;
+    if (command != NULL)
+        args_explain(command, NULL, stdout);
+    else
+        print_help(stdout);
+    return EXIT_OK;
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
-    if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        if (argc > 2 && find_command(argv[2]) != NULL)
-            return front_usage(argv[2], NULL);
-        print_help(stdout);
-        return EXIT_OK;
-    }
+    if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return explain(argc - 2, argv + 2);
     if (strcmp(name, "--version") == 0) {
         printf("moonwright %s\n", MOONWRIGHT_VERSION);
         return EXIT_OK;
@@ -203,19 +233,22 @@ int main(int argc, char **argv)
         fprintf(stderr, "moonwright: there is no command '%s'; see `moonwright help`\n", name);
         return EXIT_USAGE;
     }
-    if (argc > 2 && strcmp(argv[2], "--help") == 0)
-        return front_usage(name, NULL);
+    if (argc > 2 && strcmp(argv[argc - 1], "--help") == 0)
+        return explain(1, argv + 1);
+    struct args args;
+    struct err err;
+    if (!args_read(&args, command, argc - 1, argv + 1, &err))
+        return front_usage(&args, err.message);
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct front front = {0};
-    struct err err;
     int code;
     if (!open_front(&front, &err))
         code = front_fail(&err);
     else if (command->database)
-        code = run_with_database(command, &front, argc - 1, argv + 1);
+        code = run_with_database(&front, &args);
     else
-        code = command->run(&front, argc - 1, argv + 1);
+        code = run_verb(&front, &args);
     close_front(&front);
     return code;
 }

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,10 +91,8 @@ int session_failed_statement(const struct session *session)
 }
 
 struct printing {
-    const char *const *titles;
-    int columns;
     const char *when_empty;
-    bool empty;
+    bool plain, empty;
 };
 
 /* Characters, not bytes, of UTF-8. */
@@ -105,18 +104,30 @@ static int width(const char *text)
     return n;
 }
 
-static void print_cell(const char *text, int room, bool last)
+/* "not_started" stands above its column as "NOT STARTED". */
+static void print_cell(const char *text, int room, bool title, bool last)
 {
-    for (const char *p = text; *p != '\0'; p++)
-        putchar((unsigned char)*p < ' ' ? ' ' : *p);
+    for (const char *p = text; *p != '\0'; p++) {
+        unsigned char c = (unsigned char)*p;
+        if (title)
+            c = c == '_' ? ' ' : (unsigned char)toupper(c);
+        putchar(c < ' ' || c == 127 ? ' ' : c);
+    }
     for (int n = width(text); !last && n < room + 2; n++)
         putchar(' ');
+}
+
+static const char *cell(const struct db_reply *reply, int row, int column)
+{
+    const char *text = row < 0 ? db_column(reply, 0, column) : db_value(reply, 0, row, column);
+    return text != NULL ? text : "";
 }
 
 static void print_rows(void *ctx, const struct db_reply *reply)
 {
     struct printing *printing = ctx;
-    int rows = db_rows(reply, 0), columns = printing->columns;
+    int rows = db_rows(reply, 0), columns = db_columns(reply, 0);
+    int first = printing->plain ? 0 : -1;
     printing->empty = rows == 0;
     if (rows == 0) {
         if (printing->when_empty != NULL)
@@ -124,28 +135,37 @@ static void print_rows(void *ctx, const struct db_reply *reply)
         return;
     }
     int *room = xcalloc((size_t)columns, sizeof(*room));
-    for (int row = -1; row < rows; row++) {
+    for (int row = first; row < rows; row++) {
         for (int c = 0; c < columns; c++) {
-            const char *text = row < 0 ? printing->titles[c] : db_value(reply, 0, row, c);
-            int w = text != NULL ? width(text) : 0;
+            int w = width(cell(reply, row, c));
             room[c] = w > room[c] ? w : room[c];
         }
     }
-    for (int row = -1; row < rows; row++) {
-        for (int c = 0; c < columns; c++) {
-            const char *text = row < 0 ? printing->titles[c] : db_value(reply, 0, row, c);
-            print_cell(text != NULL ? text : "", room[c], c == columns - 1);
-        }
+    for (int row = first; row < rows; row++) {
+        for (int c = 0; c < columns; c++)
+            print_cell(cell(reply, row, c), room[c], row < 0, c == columns - 1);
         putchar('\n');
     }
     free(room);
 }
 
-bool session_print(struct session *session, struct db_unit *unit, const char *const *titles,
-                   int columns, const char *when_empty, struct err *err)
+static bool print(struct session *session, struct db_unit *unit, const char *when_empty, bool plain,
+                  struct err *err)
 {
-    struct printing printing = {titles, columns, when_empty, false};
+    struct printing printing = {when_empty, plain, false};
     if (!session_run(session, unit, print_rows, &printing, err))
         return false;
-    return !printing.empty || when_empty != NULL || err_set(err, ERR_INPUT, "there is none");
+    return !printing.empty || when_empty != NULL || err_set(err, ERR_MISSING, "there is none");
+}
+
+bool session_print(struct session *session, struct db_unit *unit, const char *when_empty,
+                   struct err *err)
+{
+    return print(session, unit, when_empty, false, err);
+}
+
+bool session_print_plain(struct session *session, struct db_unit *unit, const char *when_empty,
+                         struct err *err)
+{
+    return print(session, unit, when_empty, true, err);
 }

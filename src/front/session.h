@@ -18,9 +18,12 @@ bool session_run(struct session *session, struct db_unit *unit, session_fn *fn, 
                  struct err *err);
 int session_failed_statement(const struct session *session); /* of the last run; -1: none */
 
-/* The rows of the first statement as a table with a title line, columns as wide as they must be.
- * Without rows: when_empty is printed; NULL makes that an error (ERR_INPUT). */
-bool session_print(struct session *session, struct db_unit *unit, const char *const *titles,
-                   int columns, const char *when_empty, struct err *err);
+/* The rows of the first statement as a table: its columns' names are the titles, columns as wide as
+ * they must be. Without rows: when_empty is printed; NULL makes that an error (ERR_MISSING). */
+bool session_print(struct session *session, struct db_unit *unit, const char *when_empty,
+                   struct err *err);
+/* The same without titles. */
+bool session_print_plain(struct session *session, struct db_unit *unit, const char *when_empty,
+                         struct err *err);
 
 #endif

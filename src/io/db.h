@@ -62,6 +62,8 @@ const struct err *db_reply_err(const struct db_reply *reply); /* set unless DB_O
 int db_reply_failed_statement(const struct db_reply *reply);  /* -1 unless DB_FAILED */
 int db_rows(const struct db_reply *reply, int statement);
 int64_t db_affected(const struct db_reply *reply, int statement);
+int db_columns(const struct db_reply *reply, int statement);
+const char *db_column(const struct db_reply *reply, int statement, int column); /* its name */
 const char *db_value(const struct db_reply *reply, int statement, int row,
                      int column); /* NULL: null */
 size_t db_length(const struct db_reply *reply, int statement, int row, int column);

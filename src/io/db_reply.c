@@ -32,6 +32,16 @@ int db_rows(const struct db_reply *reply, int statement)
     return PQntuples(result_of(reply, statement));
 }
 
+int db_columns(const struct db_reply *reply, int statement)
+{
+    return PQnfields(result_of(reply, statement));
+}
+
+const char *db_column(const struct db_reply *reply, int statement, int column)
+{
+    return PQfname(result_of(reply, statement), column);
+}
+
 int64_t db_affected(const struct db_reply *reply, int statement)
 {
     // PQcmdTuples only reads, whatever its parameter's type says.

@@ -44,6 +44,7 @@ said "called back"
 said "send_in_doubt"
 run instances show 99
 refused "there is no instance '99'"
+[ $code = 3 ] || fail "exit code $code for what is not there"
 run events list
 said "events.lua:7: attempt to index a nil value"
 run events retry x

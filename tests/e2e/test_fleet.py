@@ -134,7 +134,7 @@ class FleetTest(DaemonTest):
         self.version("back", 2)
         self.assertIn("version 1 of back is in force", self.command("workflows", "activate", "back", "1", "--check"))
         self.assertIn("in force already", self.command("workflows", "activate", "back", "1"))
-        self.assertIn("there is no version 9", self.command("workflows", "activate", "back", "9", code=1))
+        self.assertIn("there is no version 9", self.command("workflows", "activate", "back", "9", code=3))
         shown = self.command("workflows", "show", "back")
         self.assertRegex(shown, r"version +1, in force")
         self.assertIn('return "first"', shown)

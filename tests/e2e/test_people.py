@@ -96,18 +96,18 @@ class PeopleTest(DaemonTest):
         task = self.task(4)
         self.ended("asker", 4, "waiting")
         self.assertIn("Offer for Ann Lee", self.command("inbox", "list"))
-        self.assertIn("is answered with yes or no", self.command("inbox", "answer", task, "done", code=1))
+        self.assertIn("is answered with yes or no", self.command("inbox", "answer", task, "done", code=4))
         self.command("inbox", "answer", task[:20], "no", "--by", "Sue", "--note", "too much")
         self.ended("asker", 4, "done false|Sue|Dear Ann, 10 % off <b>|too much|false")
-        self.assertIn("answered already by Sue", self.command("inbox", "answer", task, "yes", code=1))
-        self.assertIn("there is no task 'ffff'", self.command("inbox", "answer", "ffff", "yes", code=1))
+        self.assertIn("answered already by Sue", self.command("inbox", "answer", task, "yes", code=4))
+        self.assertIn("there is no task 'ffff'", self.command("inbox", "answer", "ffff", "yes", code=3))
         self.command("inbox", "answer", task, "perhaps", code=2)
         self.assertEqual("0", self.sql("select count(*) from inbox where customer_id = 4"))
 
     def test_an_approval_that_nobody_answers_times_out(self):
         self.go(5, data={"kind": "hasty"})
         self.ended("hasty", 5, "done false|nil|nil|nil|true")
-        self.assertIn("not asked any more", self.command("inbox", "answer", self.task(5), "yes", code=1))
+        self.assertIn("not asked any more", self.command("inbox", "answer", self.task(5), "yes", code=4))
         self.assertEqual("email|csr@brightair.example|Quick", self.sql(
             "select channel, address, subject from messaging_log where body like 'Quick%'"))
 

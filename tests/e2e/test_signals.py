@@ -71,8 +71,8 @@ class SignalsTest(DaemonTest):
 
     def test_a_signal_to_nobody_is_refused(self):
         self.assertIn("there is no live instance 'ffffffff'",
-                      self.command("signal", "ffffffff", "wake", code=1))
-        self.assertIn('"Wake up" is no name of a signal', self.command("signal", "f", "Wake up", code=1))
+                      self.command("signal", "ffffffff", "wake", code=3))
+        self.assertIn('"Wake up" is no name of a signal', self.command("signal", "f", "Wake up", code=4))
 
 
 if __name__ == "__main__":
