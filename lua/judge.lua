@@ -213,6 +213,11 @@ function M.start_child(out, asked, event)
   local start = ok and start_of(w, event, key, limits, nil, asked.instance)
     or { instance = asked.instance, event = event.id, workflow = asked.workflow, refused = key,
       stops = json.array {} }
+  if start.refused and not asked.parent then -- a person's: nobody waits to be told
+    out.errors[#out.errors + 1] = { workflow = w and w.name or nil, entity = "instance",
+      entity_id = asked.instance, event = event.id, message = start.refused }
+    return
+  end
   start.parent, start.detached = asked.parent, asked.detached
   start.of, start.of_id = event.of, record.id and tostring(record.id)
   out.starts[#out.starts + 1] = start

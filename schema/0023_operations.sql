@@ -374,6 +374,7 @@ language plpgsql volatile as $$
 declare
   q record;
 begin
+  perform lock_gate();  -- before any row of the queue: what it gives back may start others
   select x.worker, x.state into q from workflow_queue x
   where x.instance_id = instance for no key update;
   if not found or q.state = 'stopping' then
@@ -383,6 +384,9 @@ begin
     update workflow_queue x
     set state = 'paused', due = null, with_workflow = whole, reason = paused_reason(whole)
     where x.instance_id = instance;
+    if to_regprocedure('flow_left(uuid[])') is not null then
+      execute 'select flow_left(array[$1])' using instance;
+    end if;
   else
     insert into workflow_inbox (instance_id, event_id, kind, settled)
     values (instance, '00000000-0000-0000-0000-000000000000', 'paused', 0) on conflict do nothing;
@@ -399,6 +403,9 @@ declare
   q record;
   whole boolean;
 begin
+  if exists (select from workflow_pauses) then
+    perform lock_gate();
+  end if;
   select x.worker, x.state, x.workflow_definition_id, x.reason into q from workflow_queue x
   where x.instance_id = instance for no key update;
   if not found then
@@ -412,7 +419,7 @@ begin
   if q.worker is null and q.state <> 'stopping' then
     update workflow_queue x
     set state = case when x.reason->'stopping' is null then 'pending' else 'stopping' end,
-        reason = x.reason->'stopping', with_workflow = false,
+        reason = x.reason->'stopping', with_workflow = false, deaths = 0,
         due = case when x.queued_key is null then clock_timestamp() end -- else it isn't its turn
     where x.instance_id = instance;
   elsif q.worker is null then
@@ -464,6 +471,7 @@ begin
   if not exists (select from workflow_pauses) then
     return 0;
   end if;
+  perform lock_gate();
   select count(pause_instance(l.instance_id, true)) into held
   from (select q.instance_id from workflow_queue q
         where q.workflow_definition_id = any(array(
@@ -543,18 +551,26 @@ begin
       where x.workflow_instance_id = instance and x.run = q.run
     ), kept as (
       select r.branch || '/' || r.ordinal as step from record r where r.stays
+    ), redone as (
+      select r.branch || '/' || r.ordinal as step from record r where not r.stays
     ), sends as (
       select m.id, m.channel as what, m.address as to_, m.state, m.shadow, m.decided_at as at,
              m.state in ('intent', 'in_doubt') or m.state = 'held' and m.rule is distinct from 'late'
                as undecided
       from messaging_log m
-      where m.instance_id = instance and m.run = q.run and m.step not in (select k.step from kept k)
+      where m.instance_id = instance and m.step not in (select k.step from kept k)
+        and (m.run = q.run or m.step in (select d.step from redone d) and not exists (
+               select from messaging_log l where l.instance_id = instance and l.step = m.step
+                 and l.run > m.run))
         and m.state in ('sent', 'intent', 'in_doubt', 'held')
       union all
       select o.id, o.provider || ' ' || o.method || ' ' || o.call, o.url, o.state, o.shadow, o.at,
              o.effect = 'once' and o.state in ('intent', 'in_doubt', 'held')
       from outbound_log o
-      where o.instance_id = instance and o.run = q.run and o.step not in (select k.step from kept k)
+      where o.instance_id = instance and o.step not in (select k.step from kept k)
+        and (o.run = q.run or o.step in (select d.step from redone d) and not exists (
+               select from outbound_log l where l.instance_id = instance and l.step = o.step
+                 and l.run > o.run))
         and o.state in ('done', 'intent', 'in_doubt', 'held')
     )
     select json_build_object('instance', instance, 'run', q.run, 'seq', n,
@@ -580,10 +596,10 @@ language sql stable as $$
     and not exists (
       select from workflow_step_executions s
       where s.workflow_instance_id = instance and s.run = restart_orphans.run and s.seq < n
-        and c.id = any(array[
-          id_of(instance || '/' || s.run || '/' || s.branch || '/' || s.ordinal),
-          id_of(instance || '/' || s.run || '/' || s.branch || '/' || s.ordinal || '/customer '
-                || c.customer_id)]))
+        -- What is kept was perhaps kept before, and made in an earlier run.
+        and c.id = any(array(
+          select id_of(instance || '/' || r || '/' || s.branch || '/' || s.ordinal || more)
+          from generate_series(1, s.run) r, unnest(array['', '/customer ' || c.customer_id]) more)))
   order by q.instance_id
 $$;
 
@@ -592,49 +608,51 @@ $$;
 -- on since, or isn't free.
 create function restart_instance(plan json) returns boolean language plpgsql volatile as $$
 declare
-  id uuid := plan->>'instance';
+  this uuid := plan->>'instance';
   n int := plan->>'seq';
   q record;
 begin
+  perform lock_gate();
   select x.run, x.worker, x.workflow_definition_id, x.queued_key into q from workflow_queue x
-  where x.instance_id = id for no key update;
+  where x.instance_id = this for no key update;
   if not found or q.worker is not null or q.run <> (plan->>'run')::int
      or (select coalesce(max(s.seq), 0) from workflow_step_executions s
-         where s.workflow_instance_id = id and s.run = q.run) <> (plan->>'last')::int
-     or restart_plan(id, case when n > 1 then n::text end)->>'refused' is not null then
+         where s.workflow_instance_id = this and s.run = q.run) <> (plan->>'last')::int
+     or restart_plan(this, case when n > 1 then n::text end)->>'refused' is not null then
     return null;
   end if;
-  perform stop_instance(c, 'parent stopped') from restart_orphans(id, q.run, n) c;
+  perform stop_instance(c, 'parent stopped') from restart_orphans(this, q.run, n) c;
   insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, attempt,
       state, name, args_hash, input, output, at, started_at, finished_at)
-  select id, q.run + 1, s.seq, s.branch, s.ordinal, s.attempt, s.state, s.name, s.args_hash, s.input,
+  select this, q.run + 1, s.seq, s.branch, s.ordinal, s.attempt, s.state, s.name, s.args_hash, s.input,
          s.output, s.at, s.started_at, s.finished_at
   from workflow_step_executions s
-  where s.workflow_instance_id = id and s.run = q.run and s.seq < n
+  where s.workflow_instance_id = this and s.run = q.run and s.seq < n
     and s.branch !~ '^(on_stop|on_error|undo)';
   -- An event that a dropped wait has taken can be taken again.
   delete from workflow_inbox b
-  where b.instance_id = id and b.kind = 'wait' and b.verdict = 'consumed'
+  where b.instance_id = this and b.kind = 'wait' and b.verdict = 'consumed'
     and b.event_id::text = any(array(
       select s.output->'event'->>'id' from workflow_step_executions s
-      where s.workflow_instance_id = id and s.run = q.run and s.seq >= n));
-  delete from workflow_waits w where w.instance_id = id;
-  delete from workflow_subscriptions s where s.instance_id = id and s.kind = 'wait';
+      where s.workflow_instance_id = this and s.run = q.run and s.seq >= n));
+  delete from workflow_waits w where w.instance_id = this;
+  delete from workflow_subscriptions s where s.instance_id = this and s.kind = 'wait';
   update messaging_log m set state = 'suppressed', rule = 'restarted', until = null
-  where m.instance_id = id and m.run = q.run and m.state = 'postponed';
+  where m.instance_id = this and m.run = q.run and m.state = 'postponed';
   update staff_tasks t set cancelled_at = business_now()
-  where t.instance_id = id and t.done_at is null and t.cancelled_at is null
+  where t.instance_id = this and t.done_at is null and t.cancelled_at is null
     and not exists (
       select from workflow_step_executions s
-      where s.workflow_instance_id = id and s.run = q.run and s.seq < n
-        and t.id = id_of(id || '/' || s.run || '/' || s.branch || '/' || s.ordinal));
-  delete from workflow_inbox b where b.instance_id = id and b.kind in ('paused', 'resume');
+      where s.workflow_instance_id = this and s.run = q.run and s.seq < n
+        and t.id = any(array(select id_of(this || '/' || r || '/' || s.branch || '/' || s.ordinal)
+                             from generate_series(1, q.run) r)));
+  delete from workflow_inbox b where b.instance_id = this and b.kind in ('paused', 'resume');
   update workflow_queue x
   set run = q.run + 1, state = 'pending', reason = null, deaths = 0, with_workflow = false,
       epoch = greatest(x.epoch, 1), due = case when x.queued_key is null then clock_timestamp() end
-  where x.instance_id = id;
+  where x.instance_id = this;
   if is_paused(q.workflow_definition_id) then
-    perform pause_instance(id, true);
+    perform pause_instance(this, true);
   end if;
   perform pg_notify('work', '');
   return true;
@@ -653,6 +671,7 @@ declare
   says text;
   asked boolean;
 begin
+  perform lock_gate();
   select w.workflow, w.state, w.finished_at into i from workflow_instances w where w.id = instance;
   select x.state, x.worker, x.workflow_definition_id as definition, x.reason, x.with_workflow into q
   from workflow_queue x where x.instance_id = instance for no key update;

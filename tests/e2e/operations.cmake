@@ -1,0 +1,2 @@
+# What people tell instances and workflows, how they find them, and what time takes away.
+python_test(operations)
