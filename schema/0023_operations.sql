@@ -384,9 +384,7 @@ begin
     update workflow_queue x
     set state = 'paused', due = null, with_workflow = whole, reason = paused_reason(whole)
     where x.instance_id = instance;
-    if to_regprocedure('flow_left(uuid[])') is not null then
-      execute 'select flow_left(array[$1])' using instance;
-    end if;
+    perform flow_left(array[instance]);
   else
     insert into workflow_inbox (instance_id, event_id, kind, settled)
     values (instance, '00000000-0000-0000-0000-000000000000', 'paused', 0) on conflict do nothing;
@@ -651,6 +649,7 @@ begin
   set run = q.run + 1, state = 'pending', reason = null, deaths = 0, with_workflow = false,
       epoch = greatest(x.epoch, 1), due = case when x.queued_key is null then clock_timestamp() end
   where x.instance_id = this;
+  perform flow_left(array[this]);
   if is_paused(q.workflow_definition_id) then
     perform pause_instance(this, true);
   end if;
