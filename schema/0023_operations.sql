@@ -1003,6 +1003,12 @@ create view event_list as
           from workflow_skips k where k.event_id = e.id) as not_started, e.settled
   from events e;
 
+-- Starts that were not made, or not as they came.
+create view start_list as
+  select k.id, k.workflow, coalesce(e.type, 'schedule') as event, k.outcome as start,
+         k.reason as because, k.at, left(coalesce(nullif(k.detail::text, '{}'), ''), 120) as detail
+  from workflow_skips k left join events e on e.id = k.event_id;
+
 create view raised_list as
   select d.id as error, coalesce(d.workflow, d.rule) as where, concat_ws(' ', d.entity, d.entity_id) as about,
          utc(d.at) as since, d.message

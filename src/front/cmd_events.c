@@ -1,5 +1,5 @@
-/* cmd_events.c - `moonwright events`: what was noticed, what raised while it was looked at, and an
- * event of a person's word. */
+/* cmd_events.c - `moonwright events`: what was noticed, what didn't start or not as it came, what
+ * raised while it was looked at, and an event of a person's word. */
 #include "front/ask.h"
 
 #include "base/buf.h"
@@ -8,6 +8,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static bool starts(struct ask *ask, struct err *err)
+{
+    const char *limit = args_value(ask->args, "--limit");
+    return ask_rows(ask, "every start was made as it came", err,
+                    "select workflow, event, start, because, utc(at) as when, detail from start_list"
+                    " where ($1::text is null or event = $1) order by id desc limit $2::int",
+                    2, args_value(ask->args, "--type"), limit != NULL ? limit : "100");
+}
 
 static bool list(struct ask *ask, struct err *err)
 {
@@ -19,6 +28,9 @@ static bool list(struct ask *ask, struct err *err)
         return false;
     if (ask->json)
         return true;
+    printf("\n");
+    if (!starts(ask, err))
+        return false;
     printf("\n");
     return ask_rows(ask, "nothing raised", err,
                     "select * from raised_list order by error limit 100", 0);
@@ -120,6 +132,7 @@ static const struct option emit_options[] = {
 static const struct verb verbs[] = {
     {"list", NULL, "the newest events, what each started or why not, and what raised",
      list_options, list, NULL},
+    {"starts", NULL, "what didn't start, or not as it came, and why", list_options, starts, NULL},
     {"raised", NULL, "changes and events on which the company's Lua raised", json_options, raised,
      NULL},
     {"retry", "[ID...]", "judge what raised again, all of it or these", json_options, retry, NULL},
