@@ -114,6 +114,7 @@ local function arrived(out, rule, arrival, payload, now)
   end
   event.name, event.id, event.time, event.of = rule.name, arrival.event_id or judge.uuid(), now,
     rule.subject
+  event.trace = arrival.trace
   local shown = judge.shown(event)
   local ok, wanted = true, true
   if rule.when then
@@ -143,7 +144,7 @@ local function take_hook(out, arrival, now)
     elseif got then
       local key = entities.keys(rule.subject, got[rule.subject])[1]
       arrived(out, rule, { at = got.at or arrival.at,
-        entity_id = key and key:gsub("^%a+:", "") or "hook " .. arrival.id }, got, now)
+        entity_id = key and key:gsub("^%a+:", "") or "hook " .. arrival.id, trace = arrival.trace }, got, now)
     end
   end
 end

@@ -44,6 +44,9 @@ create index workflow_queue_stuck on workflow_queue ((reason->>'code')) where st
 -- telling of the same death counts nothing.
 create function bury(dead uuid, blamed uuid, how_ text) returns void language plpgsql volatile as $$
 begin
+  if exists (select from workflow_queue q where q.instance_id = blamed and q.flow > 0) then
+    perform lock_gate();
+  end if;
   insert into workflow_deaths (worker, instance_id, how) values (dead, blamed, how_)
   on conflict do nothing;
   if found then
@@ -62,6 +65,9 @@ begin
                then jsonb_build_object('stopping', q.reason->'stopping')
              else '{}' end)::json
   where q.instance_id = blamed and q.deaths >= 3 and q.worker is null;
+  if found then
+    perform flow_left(array[blamed]);
+  end if;
 end $$;
 
 -- What waits in each stage, and since when. Counts end at 100,000: nobody needs to know more often
@@ -82,4 +88,16 @@ language sql volatile as $$
         union all
         select l.intended_at from outbound_log l where l.state in ('intent', 'in_doubt', 'held')
         limit 100000) o
+$$;
+
+-- Whoever writes arrivals may have said, for its transaction, to which trace they belong (a webhook's
+-- `traceparent`): select set_config('moonwright.trace', ..., true).
+alter table arrivals add column trace text
+  default nullif(current_setting('moonwright.trace', true), '');
+
+create or replace function read_arrivals(n int) returns json language sql stable as $$
+  select coalesce(json_agg(json_build_object('id', a.id, 'type', a.type, 'entity', a.entity,
+           'entity_id', a.entity_id, 'at', fact_time(a.at), 'payload', a.payload, 'trace', a.trace)
+           order by a.id), '[]')
+  from (select * from arrivals order by id limit n) a
 $$;

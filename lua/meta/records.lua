@@ -20,6 +20,7 @@
 ---@field data? table what a webhook or a person sent
 ---@field batch? Event[] all events of a batch, by time
 ---@field missing? string[] entities that weren't there in time
+---@field trace? string the W3C trace context of the request that brought it
 ---@field customer Customer
 ---@field location Location
 ---@field job Job

@@ -310,7 +310,8 @@ static void task_ended(void *ctx, struct task *task, enum task_status status, co
         buf_adds(&why, "{\"code\":\"action_error\",\"message\":");
         buf_json(&why, result, len > 4000 ? 4000 : len);
         buf_adds(&why, ",\"can\":[\"resume\",\"cancel\"]}");
-        log_error("action", "action raised", "action", action->call.name, "error", result, NULL);
+        log_error("action", "action raised", "action", action->call.name, "instance",
+                  action->call.instance, "error", result, NULL);
         finish(action, ACTION_HELD, why.data, NULL);
         buf_fini(&why);
     }
@@ -357,6 +358,11 @@ void action_cancel(struct action *action)
 }
 
 // ---- ops -------------------------------------------------------------------------------------
+
+const struct action_call *op_call(const struct op *op)
+{
+    return op->action ? &op->action->call : NULL;
+}
 
 const struct engine *op_engine(const struct op *op)
 {
@@ -561,20 +567,6 @@ int op_timeout_ms(const struct op *op)
     return (int)ms;
 }
 
-int64_t op_pause_ms(int tries, int64_t least)
-{
-    int64_t cap = 250LL << (tries > 8 ? 8 : tries);
-    return least + 1 + arc4random_uniform((uint32_t)(cap > 60000 ? 60000 : cap));
-}
-
-int64_t op_retry_after_ms(const struct fetch_result *result)
-{
-    const char *text = fetch_header(result, "Retry-After");
-    int64_t seconds = text ? strtoll(text, NULL, 10) : 0;
-    return seconds > 0 ? (seconds > 600 ? 600 : seconds) * 1000 : 0;
-}
-
-// "2026-11-23T05:52:28.796169Z"; NULL: now.
 char *op_after(const char *utc, double seconds)
 {
     int64_t us = clock_wall_us();

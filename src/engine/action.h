@@ -24,6 +24,7 @@ struct action_call {
     const char *class_;   /* "marketing" or "transactional": the workflow's */
     const char *mode;     /* "live" or "shadow" */
     const char *now;      /* business time as the body sees it, UTC text */
+    const char *trace;    /* the traceparent that came with the event; NULL: the instance's id */
     const char *due;      /* when this step became due: business time, UTC text */
 };
 

@@ -10,9 +10,9 @@
 char *action_call_copy(struct action_call *to, const struct action_call *call)
 {
     const char *from[] = {call->instance, call->step,   call->name, call->workflow,
-                          call->mode,     call->class_, call->now,  call->due};
+                          call->mode,     call->class_, call->now,  call->due, call->trace};
     const char **at[] = {&to->instance, &to->step,   &to->name, &to->workflow,
-                         &to->mode,     &to->class_, &to->now,  &to->due};
+                         &to->mode,     &to->class_, &to->now,  &to->due, &to->trace};
     size_t sizes[ARRAY_LEN(from)], total = 0;
     for (size_t i = 0; i < ARRAY_LEN(from); i++) {
         sizes[i] = from[i] ? strlen(from[i]) + 1 : 0;

@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "engine/outbound.h"
 #include "script/json.h"
 
@@ -242,7 +243,16 @@ static void on_answer(void *ctx, struct http_request *request)
         end_with(visit, 400, "Yes or no?", "Please go back and press one of the buttons.");
     } else {
         struct db_unit *unit = db_unit_new();
-        db_unit_addv(unit, "select approval_answer($1, $2, $3::json)", 3, task, token, answer);
+        struct trace trace;
+        char text[TRACE_TEXT];
+        if (!trace_parse(http_header(request, "traceparent"), &trace)) {
+            trace_new(&trace);
+        }
+        trace_child(&trace);
+        trace_write(&trace, text);
+        db_unit_addv(unit, "select approval_answer($1, $2, $3::json) from "
+                           "(select set_config('moonwright.trace', $4, true) offset 0) t",
+                     4, task, token, answer, text);
         pool_send(approvals->engine->db, unit, replied, visit);
     }
     free(answer);

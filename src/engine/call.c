@@ -254,6 +254,7 @@ static void answered(void *ctx, const struct fetch_result *result)
 {
     struct op *op = ctx;
     op->fetch = NULL;
+    op_log_answer(op, result);
     struct verdict verdict;
     judge(result, &verdict);
     bool busy = result->outcome == FETCH_ANSWERED && result->status == 429;
@@ -291,6 +292,8 @@ static void send_now(struct op *op)
         kept[0] = xprintf("Authorization: %s", json_text(op->doc, "authorization"));
         names[n++] = kept[0];
     }
+    op_trace(op, op_call(op));
+    names[n++] = op->traceparent;
     names[n] = NULL;
     bool write = !is_effect(op, "read");
     // A company's script says where to. An address of our own network is meant when it is listed as

@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "engine/outbound.h"
 #include "engine/settings.h"
 #include "script/json.h"
@@ -31,6 +32,8 @@ static const char SQL_BY_EVENTS[] =
     "select distinct lower(btrim(e->>'email')) as address from json_array_elements($1::json) e "
     "where json_typeof(e) = 'object' and e->>'email' is not null "
     "and e->>'event' in ('unsubscribe', 'group_unsubscribe', 'spamreport')) a";
+// What this transaction makes arrive belongs to that trace.
+static const char SQL_TRACE[] = "select set_config('moonwright.trace', $1, true)";
 static const char SQL_STATUS[] = "select hook_twilio_status($1::json)";
 static const char SQL_INBOUND[] =
     "select hook_twilio_inbound(($1::jsonb || jsonb_build_object('customers', $2::jsonb))::json)";
@@ -48,6 +51,7 @@ struct delivery { // one request, until it is answered
     const char *sql, *kind;
     char *body;    // JSON for the SQL function
     char *sent_at; // SendGrid's signed time
+    struct trace trace;
     bool twilio;
 };
 
@@ -83,6 +87,10 @@ static struct delivery *delivery_new(struct hooks *hooks, struct http_request *r
         hooks->all->prev = delivery;
     }
     hooks->all = delivery;
+    if (!trace_parse(http_header(request, "traceparent"), &delivery->trace)) {
+        trace_new(&delivery->trace);
+    }
+    trace_child(&delivery->trace);
     return delivery;
 }
 
@@ -101,16 +109,19 @@ static void committed(void *ctx, const struct db_reply *reply)
     struct delivery *delivery = ctx;
     int status = 503;
     if (db_reply_outcome(reply) == DB_OK) {
-        const char *word = db_value(reply, 0, 0, 0);
+        const char *word = db_value(reply, 1, 0, 0);
         bool stale = word && strcmp(word, "stale") == 0;
         status = stale ? 403 : 200;
         if (stale) {
             log_warn("hooks", "webhook refused", "kind", delivery->kind, "why",
                      "its signed time is more than ten minutes away", NULL);
+        } else {
+            log_debug("hooks", "webhook taken", "kind", delivery->kind, "trace",
+                      delivery->trace.id, "span", delivery->trace.span, NULL);
         }
     } else {
         log_error("hooks", "webhook not taken", "kind", delivery->kind, "error",
-                  db_reply_err(reply)->message, NULL);
+                  db_reply_err(reply)->message, "trace", delivery->trace.id, NULL);
     }
     delivery_end(delivery, status);
 }
@@ -118,6 +129,9 @@ static void committed(void *ctx, const struct db_reply *reply)
 static void take(struct delivery *delivery, const char *customers)
 {
     struct db_unit *unit = db_unit_new();
+    char trace[TRACE_TEXT];
+    trace_write(&delivery->trace, trace);
+    db_unit_addv(unit, SQL_TRACE, 1, trace);
     if (delivery->sent_at) {
         db_unit_addv(unit, delivery->sql, 3, delivery->body, customers, delivery->sent_at);
     } else if (customers) {

@@ -104,7 +104,8 @@ static void look(void *ctx)
     buf_printf(&plain, "%s:%s", sid, setting(settings, "TWILIO_AUTH_TOKEN"));
     buf_adds(&secret, "Authorization: Basic ");
     digest_base64(&secret, plain.data, plain.len);
-    const char *headers[] = {secret.data, NULL};
+    op_trace(op, op_call(op));
+    const char *headers[] = {secret.data, op->traceparent, NULL};
     struct fetch_request request = {.method = "GET", .url = url.data, .headers = headers};
     op->fetch = fetch_start(op_engine(op)->fetcher, &request, listed, op);
     buf_fini(&url);

@@ -91,7 +91,7 @@ void instance_leave_stuck(struct instance *in, const char *code, const char *mes
     buf_printf(&reason, "{\"code\":\"%s\",\"message\":", code);
     buf_json(&reason, message, strnlen(message, 16 << 10));
     buf_adds(&reason, ",\"can\":[\"retry\",\"cancel\"]}");
-    log_warn("execute", "stuck", "instance", in->id, "code", code, "reason", message, NULL);
+    instance_warn(in, "stuck", code, message);
     in->leaving = false;
     instance_leave_with_reason(in, "stuck", NULL, reason.data);
     buf_fini(&reason);
@@ -336,8 +336,8 @@ static void posted(void *ctx, struct task *task, const struct slice *args, size_
         if (in->expected == 0)
             instance_turn_over(in);
     } else if (strcmp(what, "diverged") == 0) {
-        log_warn("execute", "the body asks for something else than was recorded", "instance",
-                 in->id, "reason", args[1].data, NULL);
+        instance_warn(in, "the body asks for something else than was recorded", "diverged",
+                      args[1].data);
         instance_leave_with_reason(in, "stuck", NULL, args[1].data);
         instance_turn_over(in);
     } else if (strcmp(what, "verdict") == 0) {
@@ -383,8 +383,7 @@ static void body_returned(struct instance *in, const char *text, size_t len)
         instance_leave_stuck(in, "script_error", "the body ended without a state");
     } else if (strcmp(state, "stuck") == 0) {
         char *reason = json_encode(result, "reason");
-        log_warn("execute", "stuck", "instance", in->id, "workflow", in->body->workflow, "reason",
-                 reason, NULL);
+        instance_warn(in, "stuck", NULL, reason);
         instance_leave_with_reason(in, "stuck", NULL, reason);
         free(reason);
     } else if (strcmp(state, "continue") == 0) {
@@ -533,6 +532,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
     snprintf(in->created, sizeof(in->created), "%s", mode && mode[cut] ? mode + cut + 1 : "");
     snprintf(in->last_at, sizeof(in->last_at), "%s", in->created);
     in->event = xstrdup(db_value(reply, s, row, 7) ? db_value(reply, s, row, 7) : "{}");
+    in->trace = event_trace(in->event);
     if (db_value(reply, s, row, 8))
         in->steps = xstrdup(db_value(reply, s, row, 8));
     in->next_seq = (int)db_int(reply, s, row, 9) + 1;
@@ -568,6 +568,7 @@ void instance_free(struct instance *in)
     }
     candidate_free(in->halt);
     free(in->mode);
+    free(in->trace);
     free(in->event);
     free(in->steps);
     free(in->leaving_json);

@@ -40,6 +40,7 @@ struct instance {
     struct task *task;
     char id[37], created[32], last_at[32];
     char *mode, *event, *steps;
+    char *trace; /* the traceparent that came with its event; NULL: its id is its trace */
     int run, next_seq;
     struct request *requests; /* in the order of asking */
     int turns;                /* resumes whose turn isn't over */
@@ -74,6 +75,13 @@ void instance_note_written(struct note *note); /* of a note whose request is gon
 
 /* flow.c */
 void flow_ask(struct instance *in);
+
+/* traces.c */
+char *event_trace(const char *event); /* the traceparent in it, strictly read; NULL: none */
+const char *instance_trace(const struct instance *in); /* the id, for logs; until the next call */
+/* In the log, with its trace. */
+void instance_warn(const struct instance *in, const char *message, const char *code,
+                   const char *reason);
 
 /* request.c */
 void request_new(struct instance *in, const struct slice *args, size_t nargs);

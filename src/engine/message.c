@@ -239,6 +239,7 @@ static void answered(void *ctx, const struct fetch_result *result)
 {
     struct op *op = ctx;
     op->fetch = NULL;
+    op_log_answer(op, result);
     int64_t pause = 0;
     bool well = result->outcome == FETCH_ANSWERED && result->status < 500 && result->status != 429;
     if (result->outcome == FETCH_ANSWERED && result->status == 429) {
@@ -280,10 +281,11 @@ static void send_now(struct op *op, const struct json *verdict)
         buf_printf(&secret, "Authorization: Bearer %s", setting(settings, "SENDGRID_API_KEY"));
         sendgrid_body(op, verdict, &body);
     }
+    op_trace(op, op_call(op));
     const char *headers[] = {secret.data,
                              is_text(op) ? "Content-Type: application/x-www-form-urlencoded"
                                          : "Content-Type: application/json",
-                             NULL};
+                             op->traceparent, NULL};
     struct fetch_request request = {.method = "POST",
                                     .url = url,
                                     .headers = headers,

@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "engine/action.h"
 #include "engine/limit.h"
 #include "io/fetch.h"
@@ -30,6 +31,8 @@ struct op {
     char *text;        // a recipient, a url, an answer: what this step needs later
     char *more;
     const char *provider;
+    struct trace trace;         // of the request under way: its span is ours
+    char traceparent[TRACE_TEXT + 16];
     void (*step)(struct op *op); // what the timer does
 };
 
@@ -39,7 +42,20 @@ char *action_key(const struct engine *engine, bool live, const struct action_cal
 /* Copies what the key is made of; the texts are in the one block that is returned. */
 char *action_call_copy(struct action_call *to, const struct action_call *call);
 
+/* op_wire.c */
+/* Makes the span of the next request and its header, op->traceparent. */
+void op_trace(struct op *op, const struct action_call *call);
+/* An answer, or none, in the log: with the trace of its instance and the span that went out. */
+void op_log_answer(const struct op *op, const struct fetch_result *result);
+
+/* How long to wait before try n (from 1), at least `least` ms; full jitter. */
+int64_t op_pause_ms(int tries, int64_t least);
+/* Retry-After of an answer in ms, 0 without. */
+int64_t op_retry_after_ms(const struct fetch_result *result);
+
 /* action.c */
+/* The call that this op is a part of; NULL once its action was cancelled. */
+const struct action_call *op_call(const struct op *op);
 const struct engine *op_engine(const struct op *op);
 bool op_is_live(const struct op *op); /* this worker may send at all */
 struct limits *op_limits(const struct op *op);
@@ -71,10 +87,6 @@ char *op_utf8(const char *text, size_t len);
 bool op_may_try_again(struct op *op);
 /* How long one try may take, 0: fetch's own. */
 int op_timeout_ms(const struct op *op);
-/* How long to wait before try n (from 1), at least `least` ms; full jitter. */
-int64_t op_pause_ms(int tries, int64_t least);
-/* Retry-After of an answer in ms, 0 without. */
-int64_t op_retry_after_ms(const struct fetch_result *result);
 /* now + seconds after an instant of the database ("intended_at"), as UTC text; caller frees. */
 char *op_after(const char *utc, double seconds);
 

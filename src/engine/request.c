@@ -124,7 +124,7 @@ static bool ends(struct instance *in, const struct note *note)
         return true;
     case NOTE_DIFFERS:
         log_error("execute", "another step was recorded in this one's place, it is read anew",
-                  "instance", in->id, "step", note->name, NULL);
+                  "instance", in->id, "trace", instance_trace(in), "step", note->name, NULL);
         instance_leave(in, NOTE_RELEASE, xstrdup("\"state\":\"pending\",\"due\":\"now\""));
         return false;
     case NOTE_REFUSED:
@@ -226,7 +226,7 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
         return;
     case ACTION_HELD:
         r->state = REQUEST_WAITING;
-        log_warn("execute", "stuck", "instance", in->id, "step", r->name, "reason", text, NULL);
+        instance_warn(in, "stuck", NULL, text);
         instance_leave_with_reason(in, "stuck", NULL, text ? text : "{}");
         break;
     case ACTION_SUSPENDED: {
@@ -263,7 +263,8 @@ static void begin_action(struct request *r)
                                      .class_ = in->body->class_,
                                      .mode = in->mode,
                                      .now = r->now,
-                                     .due = r->due};
+                                     .due = r->due,
+                                     .trace = in->trace};
     r->state = REQUEST_ACTING;
     r->began_ms = clock_mono_ms();
     r->action = action_start(in->host->actions, &call, acted, r);
