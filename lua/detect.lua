@@ -6,10 +6,12 @@
 --   batch(input)     -> which changes are settled or postponed, and what settle() gets
 --   blame(why)          the evaluation that was killed is left out of the next batch
 --   daily(now, days) -> the next daily rule that is due, with its query
+--   schedule(now, rows, late) -> the fires that are due, or when the next one is
 --
 -- Rules, `when` and `key` are evaluated one at a time; what raises becomes a row and holds up
 -- nothing else. An event is made once and looked at by all through a read-only view.
 local candidate = require "candidate"
+local fires = require "fires"
 local intake = require "intake"
 local judge = require "judge"
 local rules = require "rules"
@@ -41,6 +43,9 @@ local function declared(name, file)
   local data = workflow.data(file.value)
   data.kind = "workflow"
   data.calls = file.value.calls
+  if data.schedule then
+    data.schedule.zone = data.schedule.zone or set.company.zone or "UTC"
+  end
   data.company = { zone = set.company.zone, hours = set.company.hours }
   data.actions = {}
   for namespace, names in pairs(set.actions) do
@@ -137,7 +142,7 @@ function M.activate(text)
 end
 
 local SETTLED = { "events", "starts", "errors", "arrivals", "deleted", "merged", "daily", "resolved",
-  "failed_again" }
+  "failed_again", "schedules" }
 
 -- The change or arrival that can't be settled is consumed, and shown with the reason.
 local function set_aside(out, input, why)
@@ -158,6 +163,9 @@ local function set_aside(out, input, why)
     out.daily[1] = { rule = input.daily.rule, day = input.daily.day }
     out.errors[#out.errors + 1] = { rule = input.daily.rule, message = why }
   end
+  if input.fires then
+    fires.take(out, input.fires, input.now, why)
+  end
 end
 
 local function take(out, input)
@@ -173,6 +181,9 @@ local function take(out, input)
   end
   if input.daily then
     intake.daily(out, input.daily, input.now)
+  end
+  if input.fires then
+    fires.take(out, input.fires, input.now)
   end
 end
 
@@ -231,6 +242,16 @@ function M.daily(now, days_text)
       end
     end
   end
+end
+
+--- What is to be decided about schedules now, else when to look again.
+---@param now string business time
+---@param rows_text string the rows of all schedules
+---@param late string seconds of business time after which a fire is late
+---@return string {fires?, next?}
+function M.schedule(now, rows_text, late)
+  local decision, next_at = fires.look(json.decode(rows_text), now, math.tointeger(tonumber(late)))
+  return json.encode { fires = decision, next = next_at }
 end
 
 return M

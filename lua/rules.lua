@@ -103,7 +103,7 @@ local function check_rule(name, r, at)
     refusal.raise(at, tostring(name), '"' .. tostring(name) .. '" is not a lower_snake_case name')
   elseif type(r) ~= "table" then
     refuse(nil, "must be a table: { of = …, created = true }")
-  elseif entities.builtin[name] or name:match "^signal_" then
+  elseif entities.builtin[name] or name == "schedule" or name:match "^signal_" then
     refuse(nil, "is there already and can't be declared")
   end
   for field in pairs(r) do

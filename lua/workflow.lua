@@ -3,6 +3,7 @@ local entities = require "entities"
 local flow = require "flow"
 local refusal = require "refusal"
 local rules = require "rules"
+local schedule = require "schedule"
 local suggest = require "suggest"
 
 local M = {}
@@ -18,10 +19,8 @@ local FIELDS = {
   class = { marketing = true, transactional = true },
   priority = { high = 1, normal = 2, low = 3 },
   history = "boolean", shadow = "boolean", on_stop = "function", on_error = "function",
-  family = true, rate = true, concurrency = true, debounce = true, batch = true,
+  family = true, rate = true, concurrency = true, debounce = true, batch = true, schedule = "table",
 }
--- Part of the language, and of a later version of this program.
-local LATER = { schedule = true }
 local STOP = { same = true, when = true }
 
 local function names_of(values)
@@ -38,13 +37,6 @@ local function article(noun)
 end
 
 local function check_fields(d, at)
-  local known = {}
-  for field in pairs(FIELDS) do
-    known[field] = true
-  end
-  for field in pairs(LATER) do
-    known[field] = true
-  end
   local sorted = {}
   for field in pairs(d) do
     sorted[#sorted + 1] = field
@@ -55,11 +47,9 @@ local function check_fields(d, at)
   for _, field in ipairs(sorted) do
     local wanted, value = FIELDS[field], d[field]
     local text = tostring(field)
-    if LATER[field] then
-      refusal.raise(at, text, '"' .. text .. '" is not supported by this version of moonwright')
-    elseif not wanted then
+    if not wanted then
       refusal.raise(at, text, 'unknown field "' .. text .. '" in workflow'
-        .. suggest.hint(text, known))
+        .. suggest.hint(text, FIELDS))
     elseif type(wanted) == "string" and type(value) ~= wanted then
       refusal.raise(at, text, text .. " must be " .. article(wanted))
     elseif type(wanted) == "table" and not wanted[value] then
@@ -115,6 +105,10 @@ local function check_same(name, rule, same, on, known, at)
   end
   for _, ours in ipairs(on) do
     if wanted ~= "instance" and not entities.has(known[ours] or {}, wanted) then
+      if ours == "schedule" then
+        refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted)
+          .. " and a schedule carries none")
+      end
       local shared = entities.has(known[ours] or {}, "customer") and "customer" or "…"
       refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted) .. " and "
         .. ours .. " carries none; say what both share: " .. name .. ' = "' .. shared .. '"')
@@ -161,17 +155,20 @@ end
 ---@param d table what workflow { … } was given
 ---@param known table rules by event name
 ---@param at table {path, source, from}
----@return table {on, when, key, stops, class, if_running, priority, flow, history, shadow, run}
+---@return table {on, when, schedule, key, stops, class, if_running, priority, flow, history, shadow, run}
 function M.check(d, known, at)
   check_fields(d, at)
   local on = check_on(d, known, at)
+  local starts = table.move(on, 1, #on, 1, {})
+  starts[#starts + 1] = d.schedule and "schedule"
   -- What is gathered isn't lost because its key is at work: it comes after.
   local gathers = d.debounce ~= nil or d.batch ~= nil
   return {
-    on = on, when = d.when, key = flow.key(d.key, "key", on, known, at),
-    stops = check_stops(d, on, known, at), class = d.class or "marketing",
+    on = on, when = d.when, key = flow.key(d.key, "key", starts, known, at),
+    schedule = schedule.check(d.schedule, at),
+    stops = check_stops(d, starts, known, at), class = d.class or "marketing",
     if_running = d.if_running or (gathers and "queue" or "skip"),
-    priority = FIELDS.priority[d.priority or "normal"], flow = flow.check(d, on, known, at),
+    priority = FIELDS.priority[d.priority or "normal"], flow = flow.check(d, starts, known, at),
     history = d.history or false, shadow = d.shadow or false, run = d.run, on_stop = d.on_stop,
     on_error = d.on_error,
   }
@@ -186,7 +183,7 @@ function M.data(w)
     stops[i] = { type = s.type, same = s.same, judged = s.when ~= nil }
   end
   local data = { on = host.json.array(w.on), class = w.class, if_running = w.if_running,
-    priority = w.priority, history = w.history, shadow = w.shadow, when = w.when ~= nil,
+    priority = w.priority, schedule = w.schedule, history = w.history, shadow = w.shadow, when = w.when ~= nil,
     key = type(w.key) == "function" and "function" or w.key, stop_when = host.json.array(stops),
     on_stop = w.on_stop ~= nil, on_error = w.on_error ~= nil }
   flow.data(w.flow, data)

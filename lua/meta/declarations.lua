@@ -13,6 +13,7 @@
 ---@field concurrency? Concurrency at most so many at work at once
 ---@field debounce? Debounce starts with the newest event once its key has been quiet
 ---@field batch? Batch gathers events into one instance: e is the first, e.batch lists all
+---@field schedule? Schedule also starts at times of the clock
 ---@field class? "marketing"|"transactional" of its sends; marketing
 ---@field priority? "high"|"normal"|"low" normal
 ---@field history? boolean also start for imported history; false
@@ -40,6 +41,16 @@
 ---@field within string "1h"
 ---@field max? integer so many start at once; 500 at most
 ---@field key? string|fun(e: Event): any the workflow's key
+
+---Fires of a workflow. Each is an event of its own: e.name is "schedule", e.time the planned time, and
+---its subject, for the key, is the schedule itself (e.schedule.id is the workflow's name): while an
+---instance runs, what is due next is skipped, unless key or if_running say otherwise.
+---@class Schedule
+---@field cron string "30 7 * * 1-5": minute hour day month weekday
+---@field zone? string of its clock; the company's
+---@field gap? "next"|"skip" a time that DST skips: later by the gap, or not at all; next
+---@field fold? "first"|"last"|"both" a time that comes twice; first
+---@field catch_up? "latest"|"all"|"none" of what came due while nothing ran; latest; all is at most 100
 
 ---workflows/NAME.lua
 ---@param declaration Workflow

@@ -13,8 +13,9 @@
 ---@class Event
 ---@field name string
 ---@field id string
----@field time Time when it was noticed; the record's own times are its fields
+---@field time Time when it was noticed (of a fire: for when it was planned); records have their own
 ---@field of string the entity that it is about
+---@field schedule? { id: string, cron: string, zone: string } of a fire: e.name is "schedule", e.of too
 ---@field old? table the subject's row before, nil if it is new
 ---@field changed? table<string, boolean> e.changed.status is true
 ---@field data? table what a webhook or a person sent

@@ -4,12 +4,14 @@
  * again
  *                                                               `--two--> drop -----^
  *     nothing to settle: idle, by way of a daily rule (detect_daily.c) when one is due
+ *     a schedule is due: its fires are what is judged (detect_schedule.c)
  *
  * A round reads, judges and settles; nothing is kept between rounds, so any failure simply begins
  * the next one. A batch that PostgreSQL refuses for its data, or that takes too much memory, is
  * halved down to the one change or arrival that is wrong, which becomes a row of detect_errors. */
 #include "engine/detect_round.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "engine/settings.h"
 #include "engine/worker.h"
@@ -32,6 +34,10 @@ void detect_rest(struct detect *d, int64_t ms)
     if (d->stopped) {
         detect_free(d);
         return;
+    }
+    if (d->schedule.wake_ms != INT64_MAX) {
+        int64_t left = d->schedule.wake_ms - clock_mono_ms();
+        ms = left > ms ? ms : left > 0 ? left : 0;
     }
     loop_timer_set(d->timer, d->poked ? 0 : ms < poll ? ms : poll);
 }
@@ -97,7 +103,7 @@ static void settled(void *ctx, const struct db_reply *reply)
     }
     if (!detect_answered(d, reply))
         return;
-    int last = d->engine->one_database ? 4 : 2;
+    int last = (d->engine->one_database ? 4 : 2) + d->fires;
     d->stats.batches++;
     d->stats.changes += d->read_changes;
     d->stats.arrivals += d->read_arrivals;
@@ -140,6 +146,8 @@ static void settle(struct detect *d, char *judged)
         db_unit_addv(unit, "select consume_changes($1::bigint[])", 1, d->consume);
         db_unit_addv(unit, "select postpone_changes($1::bigint[])", 1, d->postpone);
     }
+    if (d->fires)
+        db_unit_addv(unit, "select settle_schedules($1::json->'schedules')", 1, batch);
     db_unit_addv(unit,
                  "select (s->>'events')::bigint, (s->>'started')::bigint, (s->>'woken')::bigint, "
                  "(s->>'errors')::bigint from settle($1::json) s",
@@ -238,6 +246,14 @@ static void turned(void *ctx, const struct db_reply *reply)
     d->now = xstrdup(db_value(reply, 3, 0, 0));
     d->at = xstrdup(db_value(reply, 3, 0, 1));
     d->days = xstrdup(db_value(reply, 4, 0, 0));
+    d->read_changes = 0;
+    d->read_arrivals = d->read_retries = false;
+    d->fires = detect_schedule(d, db_value(reply, 4, 0, 1), db_int(reply, 3, 0, 2),
+                               strtod(db_value(reply, 3, 0, 3), NULL));
+    if (d->fires) {
+        detect_judge(d);
+        return;
+    }
     const char *arrivals = db_value(reply, 1, 0, 0), *retries = db_value(reply, 2, 0, 0);
     d->read_arrivals = (int)db_int(reply, 1, 0, 1);
     d->read_retries = strcmp(retries, "[]") != 0;
@@ -278,6 +294,7 @@ static void begin(void *ctx)
         return;
     d->busy = true;
     d->poked = false;
+    d->schedule.wake_ms = INT64_MAX;
     if (!d->set_aside)
         d->odd = !d->odd;
     char *limit = xprintf("%d", limit_of(d, false));
@@ -286,9 +303,14 @@ static void begin(void *ctx)
                  worker_id(d->engine->worker), d->reached);
     db_unit_addv(unit, "select a, json_array_length(a) from read_arrivals($1::int) a", 1, limit);
     db_unit_addv(unit, "select read_retries(least($1::int, 50))", 1, limit);
-    db_unit_add(unit, "select utc(business_now()), clock_timestamp()", 0, NULL);
-    db_unit_add(unit, "select coalesce(json_object_agg(rule, day), '{}') from daily_rules", 0,
-                NULL);
+    db_unit_add(unit,
+                "select utc(b), clock_timestamp(), floor(extract(epoch from b) * 1000)::bigint, "
+                "(select scale from clock) from business_now() b",
+                0, NULL);
+    db_unit_add(unit,
+                "select coalesce(json_object_agg(rule, day), '{}'), read_schedules() "
+                "from daily_rules",
+                0, NULL);
     free(limit);
     pool_send(d->engine->db, unit, turned, d);
 }
@@ -316,6 +338,7 @@ struct detect *detect_start(const struct engine *engine, loop_fn *lost, loop_fn 
     d->settled = settled_fn;
     d->ctx = ctx;
     d->limit = BATCH;
+    d->schedule.wake_ms = INT64_MAX;
     buf_init(&d->input, TEXT_MAX);
     d->timer = loop_timer_new(engine->loop, begin, d);
     d->arrivals = listener_open(engine->loop, engine->db_url, "arrivals", told, d);
@@ -335,6 +358,7 @@ void detect_free(struct detect *d)
     free(d->at);
     free(d->reached);
     detect_daily_fini(&d->daily);
+    detect_schedule_forget(&d->schedule);
     free(d);
 }
 
@@ -355,6 +379,7 @@ void detect_use(struct detect *detect, struct vm *vm)
 {
     vm_free(detect->vm);
     detect->vm = vm;
+    detect_schedule_forget(&detect->schedule);
     struct buf out;
     struct err err;
     buf_init(&out, 64);

@@ -15,6 +15,13 @@ struct detect_daily {
     bool more;
 };
 
+/* What is known of schedules between rounds. */
+struct detect_schedule {
+    char *rows;      /* as they were looked at last; NULL: look again */
+    int64_t next_ms; /* the next fire, business time */
+    int64_t wake_ms; /* the same by our own clock, while nothing is due */
+};
+
 struct detect {
     const struct engine *engine;
     loop_fn *lost, *settled;
@@ -42,7 +49,9 @@ struct detect {
     bool read_retries;
     char *consume, *postpone; /* bigint[] */
     bool consumed, postponed;
+    bool fires; /* a schedule's: nothing else is settled */
     struct detect_daily daily;
+    struct detect_schedule schedule;
     struct detect_stats stats;
 };
 
@@ -54,5 +63,9 @@ void detect_judge(struct detect *d);
 /* Asks the next daily rule that is due, or rests. */
 void detect_daily(struct detect *d);
 void detect_daily_fini(struct detect_daily *daily);
+
+/* True: fires of a schedule are due, and are the input of this round. */
+bool detect_schedule(struct detect *d, const char *rows, int64_t now_ms, double scale);
+void detect_schedule_forget(struct detect_schedule *schedule);
 
 #endif

@@ -109,6 +109,7 @@ static const struct setting_info table[] = {
     INT("INDOUBT_EMAIL_MS", "600000", 1, DAY, "how long an e-mail's webhook event is waited for"),
     INT("INDOUBT_GHL_MS", "60000", 1, DAY, "when a GHL record is looked for again"),
     INT("LATE_MS", "600000", 1, DAY, "real lateness that holds a customer message"),
+    INT("SCHEDULE_LATE_MS", "60000", 1, DAY, "real lateness at which a fire counts as missed"),
     INT("DRAIN_MS", "20000", 0, DAY, "how long workers may finish when the program is stopped"),
     /* how it speaks */
     TEXT("MOONWRIGHT_LOG", "text", "", "text or json"),

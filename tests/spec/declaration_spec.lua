@@ -147,11 +147,6 @@ describe("a refused file", function()
       refusal(declared 'key = "lead"'))
   end)
 
-  it("uses what this version doesn't know how to keep", function()
-    assert.are.equal('followup.lua:3: "schedule" is not supported by this version of moonwright',
-      refusal(declared 'schedule = { cron = "30 7 * * *" }'))
-  end)
-
   it("does something while it is loaded", function()
     assert.are.equal("followup.lua:1: sms.send can't be used while the file is loaded; call it in run",
       refusal('sms.send { to = "csr" }\n' .. in_run ""))

@@ -1,0 +1,268 @@
+"""Schedules: fires by the clock, each once, whatever dies, changes or sleeps."""
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from database import ROOT, DatabaseTest, until  # noqa: E402
+
+DRIVER = os.environ.get("DETECT_DRIVER", "")
+COMPANY = 'return company { name = "Bright Air", zone = "America/New_York" }'
+FIRES = "select coalesce(string_agg(utc(at), ' ' order by at), '') from events where type = 'schedule'" \
+        " and entity_id = '%s'"
+SKIPS = "select coalesce(string_agg(utc(planned) || ' ' || reason, ', ' order by planned), '') from" \
+        " workflow_skips where workflow = '%s' and planned is not null"
+REACHED = "select utc(reached) from workflow_schedules where workflow = '%s' and ended_at is null"
+
+
+def workflow(cron, more="", run=""):
+    return 'return workflow {\n  schedule = { cron = "%s"%s },\n  run = function(e) %s end }\n' % (cron, more, run)
+
+
+def utc(seconds):
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Case(DatabaseTest):
+    explain = "select coalesce(rule, workflow) || ': ' || message from detect_errors limit 3"
+
+    def setUp(self):
+        super().setUp()
+        self.drivers = []
+        self.addCleanup(lambda: [self.kill(d) for d in self.drivers])
+        self.workflows = os.path.join(self.folder, "workflows")
+        os.makedirs(self.workflows)
+        self.write("events", "return events {}")
+        self.write("company", COMPANY)
+        self.sql("insert into clock values (true, now(), now(), 1); insert into settings (name, value)"
+                 " values ('live', 'on')")
+
+    def write(self, name, text):
+        path = os.path.join(self.workflows, name + ".lua")
+        with open(path + ".new", "w") as f:
+            f.write(text)
+        os.rename(path + ".new", path)
+
+    def clock(self, now, scale=1):
+        self.sql("update clock set real_origin = clock_timestamp(), business_origin = '%s', scale = %d"
+                 % (now, scale))
+
+    def begin(self, **env):
+        """A worker that looks by itself only when it knows why."""
+        with open(self.log_path, "a") as log:
+            driver = subprocess.Popen(
+                [DRIVER, self.database.url, self.database.url, os.path.join(ROOT, "lua"), self.workflows],
+                stdout=subprocess.PIPE, stderr=log, text=True,
+                env={**os.environ, "EVENT_POLL_INTERVAL_MS": "60000", **env})
+        self.drivers.append(driver)
+        self.in_force(driver)
+        return driver
+
+    def in_force(self, driver):
+        while True:
+            line = driver.stdout.readline()
+            self.assertTrue(line, "the driver ended")
+            self.assertFalse(line.startswith("refused"), line)
+            if line == "in force\n":
+                return
+
+    def kill(self, driver):
+        if driver in self.drivers:
+            self.drivers.remove(driver)
+            driver.kill()
+            driver.wait()
+            driver.stdout.close()
+
+    def fires(self, name, wanted):
+        self.wait(FIRES % name, wanted)
+
+    def once(self):
+        """Each fire is one event with one instance."""
+        self.assertEqual("", self.sql("select e.id, count(i.id) from events e left join workflow_instances i"
+                                      " on i.event_id = e.id where e.type = 'schedule' group by 1"
+                                      " having count(i.id) <> 1"))
+
+
+class Fires(Case):
+    def test_a_fire_is_made_at_its_time_and_by_no_polling(self):
+        self.write("report", workflow("0 8 * * *"))
+        self.clock("2026-06-01T11:59:57Z")
+        self.begin()
+        self.fires("report", "2026-06-01T12:00:00Z")
+        payload = json.loads(self.sql("select payload from events"))
+        self.assertEqual(("schedule", "2026-06-01T12:00:00Z", "schedule",
+                          {"id": "report", "cron": "0 8 * * *", "zone": "America/New_York"}),
+                         tuple(payload[k] for k in ("name", "time", "of", "schedule")))
+        self.assertLess(float(self.sql("select extract(epoch from made - planned) from workflow_schedules")), 5)
+        self.assertEqual("report|report live schedule:report|schedule|report", self.sql(
+            "select workflow, business_key, entity, entity_id from workflow_instances"))
+        rounds = "select n_tup_upd from pg_stat_user_tables where relname = 'detector'"
+        self.sql("select pg_stat_force_next_flush()")
+        time.sleep(1.5)
+        before = self.sql(rounds)
+        time.sleep(3)
+        self.assertEqual(before, self.sql(rounds))
+
+    def test_a_long_sleep_ends_in_time(self):
+        self.write("report", workflow("0 8 1 * *"))
+        self.clock("2026-06-01T12:00:01Z", 864000)  # a month is three seconds
+        self.begin()
+        self.fires("report", lambda got: got.startswith("2026-07-01T12:00:00Z 2026-08-01T12:00:00Z"))
+
+    def test_each_fire_once_with_two_workers_that_die(self):
+        self.write("often", workflow("*/30 * * * *", ', catch_up = "all"', "sleep '1m'").replace(
+            "run =", "key = function(e) return e.time end,\n  run ="))
+        self.clock("2026-06-01T12:00:00Z", 3600)  # two fires a second
+        workers = [self.begin(), self.begin()]
+        since = self.sql("select extract(epoch from since)::bigint from workflow_schedules")
+        for n in range(12):
+            time.sleep(0.4 + 0.13 * (n % 4))
+            self.kill(workers[n % 2])
+            workers[n % 2] = self.begin()
+        self.wait("select count(*) > 10 from events", "t")
+        last = self.sql("select extract(epoch from business_now())::bigint")
+        self.wait("select reached > to_timestamp(%s) from workflow_schedules" % last, "t")
+        reached = int(self.sql("select extract(epoch from reached)::bigint from workflow_schedules"))
+        first = int(since) // 1800 * 1800 + 1800
+        got = self.sql("select string_agg(utc(at), ' ' order by at) from events where at <= to_timestamp(%d)"
+                       % reached).split(" ")
+        self.assertEqual([utc(t) for t in range(first, reached + 1, 1800)], got)
+        self.assertEqual("", self.sql(SKIPS % "often"))
+        self.once()
+
+    def test_when_and_key_are_asked(self):
+        self.write("never", workflow("*/30 * * * *").replace("run =", "when = function(e) return false end, run ="))
+        self.write("bad", workflow("*/30 * * * *").replace("run =", "when = function(e) return e.job.id end, run ="))
+        self.write("free", workflow("*/30 * * * *").replace("run =", "key = function(e) return nil end, run ="))
+        self.write("busy", workflow("*/30 * * * *"))
+        self.clock("2026-06-01T12:29:57Z", 10)
+        driver = self.begin()
+        for name in ("never", "bad", "free", "busy"):
+            self.fires(name, lambda got: "12:30" in got)
+        self.clock("2026-06-01T12:59:57Z", 10)
+        self.sql("select pg_notify('arrivals', '')")
+        for name in ("never", "bad", "free", "busy"):
+            self.fires(name, lambda got: "13:00" in got)
+        count = "select string_agg(workflow || ' ' || n, ', ' order by workflow) from (select workflow," \
+                " count(*) n from workflow_instances group by 1) x"
+        self.wait(count, "busy 1, free 2")
+        self.assertEqual("busy|key taken", self.sql("select workflow, reason from workflow_skips"))
+        self.wait("select count(*) from detect_errors where workflow = 'bad' and resolved_at is null"
+                  " and message like 'bad.lua:3: %'", "2")
+        self.write("bad", workflow("*/30 * * * *").replace("run =", "when = function(e) return true end, run ="))
+        self.in_force(driver)
+        self.wait(count, lambda got: got.startswith("bad 1, busy 1, free"))
+        self.wait("select count(*) from detect_errors where resolved_at is null", "0")
+
+
+class Outage(Case):
+    def down_over(self, fires_at, up, files):
+        """The workers die before the first of the fires and come back after the last."""
+        for name, text in files.items():
+            self.write(name, text)
+        self.clock("2026-06-01T12:01:00Z")
+        driver = self.begin()
+        self.wait("select count(*) from workflow_schedules", str(len(files)))
+        self.kill(driver)
+        self.clock(up)
+        return self.begin()
+
+    def test_what_was_missed_is_caught_up_as_declared(self):
+        hourly = "0 * * * *"
+        self.down_over(3, "2026-06-01T15:30:00Z", {
+            "latest": workflow(hourly), "all": workflow(hourly, ', catch_up = "all"'),
+            "none": workflow(hourly, ', catch_up = "none"')})
+        thirteen, fourteen, fifteen = ("2026-06-01T%d:00:00Z" % h for h in (13, 14, 15))
+        for name in ("latest", "all", "none"):
+            self.wait(REACHED % name, fifteen)
+        self.assertEqual(fifteen, self.sql(FIRES % "latest"))
+        self.assertEqual("%s missed, %s missed" % (thirteen, fourteen), self.sql(SKIPS % "latest"))
+        self.assertEqual(" ".join((thirteen, fourteen, fifteen)), self.sql(FIRES % "all"))
+        self.assertEqual("", self.sql(SKIPS % "all"))
+        self.assertEqual("", self.sql(FIRES % "none"))
+        self.assertEqual("%s missed, %s missed, %s missed" % (thirteen, fourteen, fifteen), self.sql(SKIPS % "none"))
+        # One sequence at a time: of those caught up, the first goes on and the others find its key taken.
+        self.assertEqual("all 1, latest 1", self.sql(
+            "select string_agg(workflow || ' ' || n, ', ' order by workflow) from (select workflow,"
+            " count(*) n from workflow_instances group by 1) x"))
+
+    def test_a_little_late_is_not_missed(self):
+        self.down_over(1, "2026-06-01T13:00:20Z", {"none": workflow("0 * * * *", ', catch_up = "none"')})
+        self.fires("none", "2026-06-01T13:00:00Z")
+
+    def test_a_long_outage_is_bounded(self):
+        self.down_over(3, "2026-09-01T12:00:30Z", {
+            "all": workflow("* * * * *", ', catch_up = "all"'), "latest": workflow("* * * * *")})
+        for name in ("latest", "all"):
+            self.wait(REACHED % name, lambda got: got >= "2026-09-01T12:00:00Z")
+        self.assertEqual("100", self.sql("select count(*) from events where entity_id = 'all'"))
+        self.assertEqual("1|t", self.sql("select count(*), min((detail->>'count')::int) > 20000 from"
+                                         " workflow_skips where workflow = 'all' and planned is not null"))
+        self.assertEqual("2026-09-01T12:00:00Z", self.sql(FIRES % "latest"))
+        self.assertEqual("100|2026-06-01T12:02:00Z", self.sql(
+            "select count(*), utc(min(planned)) from workflow_skips where workflow = 'latest'"))
+
+
+class Changes(Case):
+    def test_another_cron_begins_when_it_is_put_in_force(self):
+        self.write("report", workflow("0 * * * *"))
+        self.clock("2026-06-01T12:50:00Z")
+        driver = self.begin()
+        self.wait("select count(*) from workflow_schedules", "1")
+        self.kill(driver)
+        self.clock("2026-06-01T15:29:30Z")
+        self.write("report", workflow("*/10 * * * *"))
+        self.begin()
+        self.wait(SKIPS % "report", "2026-06-01T13:00:00Z schedule ended, 2026-06-01T14:00:00Z schedule ended,"
+                                    " 2026-06-01T15:00:00Z schedule ended")
+        self.fires("report", "2026-06-01T15:30:00Z")
+        self.assertEqual("1", self.sql("select count(*) from workflow_schedules"))
+
+    def test_another_body_loses_no_fire(self):
+        self.write("report", workflow("0 * * * *"))
+        self.clock("2026-06-01T12:50:00Z")
+        driver = self.begin()
+        self.wait("select count(*) from workflow_schedules", "1")
+        self.kill(driver)
+        self.clock("2026-06-01T13:10:00Z")
+        self.write("report", workflow("0 * * * *", ', catch_up = "all"', "note 'new'"))
+        self.begin()
+        self.fires("report", "2026-06-01T13:00:00Z")
+        self.assertEqual("2", self.sql("select d.version from workflow_instances i join workflow_definitions d"
+                                       " on d.id = i.workflow_definition_id"))
+        self.assertEqual("", self.sql(SKIPS % "report"))
+
+    def test_a_file_that_is_gone_fires_no_more_and_begins_anew(self):
+        self.write("report", workflow("0 * * * *"))
+        self.clock("2026-06-01T12:50:00Z")
+        driver = self.begin()
+        self.wait("select count(*) from workflow_schedules", "1")
+        os.unlink(os.path.join(self.workflows, "report.lua"))
+        self.in_force(driver)
+        self.wait("select count(*) from workflow_schedules", "0")
+        self.clock("2026-06-01T13:10:00Z")
+        self.write("report", workflow("0 * * * *"))
+        self.in_force(driver)
+        self.wait("select utc(since) >= '2026-06-01T13:10:00Z' from workflow_schedules", "t")
+        self.clock("2026-06-01T13:59:58Z")
+        self.sql("select pg_notify('arrivals', '')")
+        self.fires("report", "2026-06-01T14:00:00Z")
+
+    def test_another_zone_of_the_company_is_another_schedule(self):
+        self.write("report", workflow("0 8 * * *"))
+        self.clock("2026-06-01T11:00:00Z")
+        driver = self.begin()
+        self.write("company", COMPANY.replace("New_York", "Chicago"))
+        self.wait("select spec->>'zone' from workflow_schedules where ended_at is null", "America/Chicago")
+        self.clock("2026-06-01T12:59:58Z")
+        self.in_force(driver)
+        self.sql("select pg_notify('arrivals', '')")
+        self.fires("report", "2026-06-01T13:00:00Z")
+
+
+if __name__ == "__main__":
+    unittest.main()
