@@ -43,28 +43,40 @@ FILES = {
 """,
 }
 
+# Ids as detection makes them: milliseconds and version in front, then chance. A thousand a second.
+IDS = """
+create or replace function bench_id(kind text, seed int, i int) returns uuid language sql immutable
+return (lpad(to_hex(1767225600000 + seed * 10000000000 + i), 12, '0') || '7'
+        || substr(md5(kind || seed || '-' || i), 1, 3) || '8'
+        || substr(md5(kind || seed || '-' || i), 4, 15))::uuid
+"""
+
 # Instances asleep for a year, and steps of instances that have ended.
 SLEEPERS = ["""
-insert into workflow_instances (id, workflow_definition_id, workflow, customer_id, created_at)
-select md5('s' || i)::uuid, {definition}, 'three_steps', i, now() from generate_series(1, {sleepers}) i
+insert into workflow_instances (id, workflow_definition_id, workflow, customer_id, entity, entity_id,
+  business_key, created_at)
+select bench_id('s', 0, i), {definition}, 'three_steps', i, 'estimate', 's' || i,
+       'three_steps live estimate:s' || i, now() from generate_series(1, {sleepers}) i
 """, """
-insert into workflow_queue (instance_id, workflow_definition_id, due, state, epoch)
-select md5('s' || i)::uuid, {definition}, now() + interval '1 year', 'sleeping', 1
-from generate_series(1, {sleepers}) i
+insert into workflow_queue (instance_id, workflow_definition_id, business_key, due, state, epoch)
+select bench_id('s', 0, i), {definition}, 'three_steps live estimate:s' || i,
+       now() + interval '1 year', 'sleeping', 1 from generate_series(1, {sleepers}) i
 """, """
 insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state, name,
   args_hash, input, output, at, started_at, finished_at)
-select md5('o' || i)::uuid, 1, s, '', s, 'done', 'bench.work#' || s, 'd1e2f3a4b5c60718', '{{"n":1}}',
-  '{{"n":1,"text":"a result of about a hundred bytes"}}', now(), now(), now()
-from generate_series(1, {steps} / 3) i, generate_series(1, 3) s
-"""]
+select o.id, 1, s, '', s, 'done', 'bench.work#' || s, 'd1e2f3a4b5c60718', '{{"n":1}}',
+  '{{"n":1,"text":"a result of about a hundred bytes, as an ordinary action returns it, no more"}}',
+  now(), now(), now()
+from (select bench_id('o', 0, i) as id from generate_series(1, {steps} / 3) i offset 0) o,
+  generate_series(1, 3) s
+""", "vacuum (analyze)", "checkpoint"]
 
-# One event of about 600 bytes and one pending instance each.
+# One event of about 600 bytes and one pending instance each, with all that detection writes of them.
 BACKLOG = """
 insert into events (id, type, entity, entity_id, at, noticed_at, settled, customer_id, payload)
-select md5('e{seed}-' || i)::uuid, 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
+select bench_id('e', {seed}, i), 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
        {base} + i, i,
-       json_build_object('id', md5('e{seed}-' || i)::uuid, 'name', 'estimate_created',
+       json_build_object('id', bench_id('e', {seed}, i), 'name', 'estimate_created',
          'of', 'estimate', 'time', '2026-06-01T12:00:00Z',
          'estimate', json_build_object('id', i, 'status', 'Open', 'subtotal', 1200.5, 'tax', 96.04,
            'total', 1296.54, 'name', 'Replace condenser', 'created_on', '2026-06-01T11:58:00Z'),
@@ -73,11 +85,17 @@ select md5('e{seed}-' || i)::uuid, 'estimate_created', 'estimate', '{seed}-' || 
            'zip', '43004', 'zone', 'America/New_York', 'balance', 0, 'active', true),
          'location', json_build_object('id', i, 'address', '12 Main St', 'city', 'Columbus'))
 from generate_series(1, {n}) i;
-insert into workflow_instances (id, workflow_definition_id, workflow, event_id, customer_id, created_at)
-select md5('i{seed}-' || i)::uuid, {definition}, 'three_steps', md5('e{seed}-' || i)::uuid, i,
-       now() from generate_series(1, {n}) i;
-insert into workflow_queue (instance_id, workflow_definition_id, event_id, due)
-select md5('i{seed}-' || i)::uuid, {definition}, md5('e{seed}-' || i)::uuid, now()
+insert into event_keys (key, type, settled, event_id)
+select 'estimate:{seed}-' || i, 'estimate_created', {base} + i, bench_id('e', {seed}, i)
+from generate_series(1, {n}) i;
+insert into workflow_instances (id, workflow_definition_id, workflow, event_id, customer_id, entity,
+  entity_id, business_key, created_at)
+select bench_id('i', {seed}, i), {definition}, 'three_steps', bench_id('e', {seed}, i), i, 'estimate',
+       '{seed}-' || i, 'three_steps live estimate:{seed}-' || i, now()
+from generate_series(1, {n}) i;
+insert into workflow_queue (instance_id, workflow_definition_id, event_id, since, business_key, due)
+select bench_id('i', {seed}, i), {definition}, bench_id('e', {seed}, i), {base} + i,
+       'three_steps live estimate:{seed}-' || i, clock_timestamp()
 from generate_series(1, {n}) i;
 """
 
@@ -138,6 +156,7 @@ class Bench:
             time.sleep(0.1)
         self.definition = self.database.sql("select id from workflow_definitions where active "
                                             "and name = 'three_steps'")
+        self.database.sql(IDS)
         time.sleep(0.5)
 
     def alive(self):
@@ -167,8 +186,10 @@ class Bench:
         return [p for p in family(self.process.pid) if p != self.postmaster()
                 and p not in family(self.postmaster())]
 
-    def measure(self):
-        return cpu(self.engine_pids()), cpu(family(self.postmaster()))
+    def measure(self, *ours):
+        """CPU of the engine, and of PostgreSQL but for the connections that only watch."""
+        watching = [int(c.sql("select pg_backend_pid()")) for c in (self.database,) + ours]
+        return cpu(self.engine_pids()), cpu(family(self.postmaster())) - cpu(watching)
 
     def backlog(self, n):
         """Leaves a transaction open that has written them; commit() starts the clock."""
@@ -181,20 +202,24 @@ class Bench:
     def drain(self, n):
         self.backlog(n)
         watch = self.connect()
-        engine, postgres = self.measure()
+        engine, postgres = self.measure(watch)
         begun = time.monotonic()
         self.database.sql("commit; notify work")
-        left = ("select 1 from generate_series(%d, 1, -1) k cross join lateral (select from workflow_queue q "
-                "where q.instance_id = md5('i%d-' || k)::uuid offset 0) x limit 1" % (n, self.seed))
-        while watch.sql(left):
+        left = n    # the last of those that aren't known to have ended
+        while left:
             self.alive()
-            time.sleep(0.02)
+            left = int(watch.sql(
+                "select coalesce((select k from generate_series(%d, 1, -1) k cross join lateral (select from "
+                "workflow_queue q where q.instance_id = bench_id('i', %d, k) offset 0) x limit 1), 0)"
+                % (left, self.seed)))
+            time.sleep(0.005 if left else 0)
         seconds = time.monotonic() - begun
-        engine_after, postgres_after = self.measure()
+        engine_after, postgres_after = self.measure(watch)
         bad = watch.sql(
-            "select count(*) from workflow_instances i where i.id in (select md5('i%d-' || k)::uuid "
-            "from generate_series(1, %d) k) and (i.state <> 'done' or 3 <> (select count(*) from "
-            "workflow_step_executions s where s.workflow_instance_id = i.id))" % (self.seed, n))
+            "select count(*) from (select bench_id('i', %d, k) as id from generate_series(1, %d) k offset 0) b "
+            "where not exists (select from workflow_instances i where i.id = b.id and i.state = 'done') or 3 <> "
+            "(select count(*) from workflow_step_executions s where s.workflow_instance_id = b.id)"
+            % (self.seed, n))
         watch.close()
         if bad != "0":
             raise SystemExit("bench: %s instances are not done with three steps" % bad)
@@ -257,7 +282,7 @@ def latency(bench, options):
         bench.backlog(1)
         sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
         bench.database.sql("commit; notify work")
-        instance = "md5('i%d-1')::uuid" % bench.seed
+        instance = "bench_id('i', %d, 1)" % bench.seed
         for _ in range(2000):
             began = bench.database.sql("select extract(epoch from started_at) from "
                                        "workflow_step_executions where workflow_instance_id = %s "

@@ -28,6 +28,7 @@ struct execute {
     const char **ids; /* for the journal's sweep */
     int live, asking; /* next_due() questions under way */
     bool hungry;      /* something may be due */
+    bool expected;    /* at the timer something is due; else we only look */
     bool claiming, draining, gone, stopped;
     int64_t claimed, finished;
 };
@@ -52,7 +53,10 @@ static void poke(void *ctx)
     execute_poke(ctx);
 }
 
-/* ---- when to look again ---- */
+/* ---- when to look again ----
+ *
+ * A hint, or the time at which something is due, leads to a claim. In between we only look, in case
+ * there are no hints: looking writes nothing. */
 
 static void due_known(void *ctx, const struct db_reply *reply)
 {
@@ -65,8 +69,10 @@ static void due_known(void *ctx, const struct db_reply *reply)
     }
     int64_t ms = x->engine->settings ? setting_int(x->engine->settings, "EXECUTE_POLL_INTERVAL_MS")
                                      : POLL_MS;
+    x->expected = false;
     if (db_reply_outcome(reply) == DB_OK && db_value(reply, 0, 0, 0)) {
         int64_t next = db_int(reply, 0, 0, 0);
+        x->expected = next < ms;
         ms = next < ms ? next : ms;
         ms = ms > LEAST_MS ? ms : LEAST_MS;
     }
@@ -79,6 +85,15 @@ static void ask_due(struct execute *x)
     db_unit_addv(unit, "select next_due()", 0);
     x->asking++;
     pool_send(x->engine->db, unit, due_known, x);
+}
+
+static void time_is_up(void *ctx)
+{
+    struct execute *x = ctx;
+    if (x->expected)
+        execute_poke(x);
+    else
+        ask_due(x);
 }
 
 /* ---- the journal's events ---- */
@@ -171,7 +186,7 @@ struct execute *execute_start(const struct engine *engine, struct actions *actio
                                           .lost = lose,
                                           .ctx = x};
     x->host.journal = journal_new(engine, &events);
-    x->timer = loop_timer_new(engine->loop, poke, x);
+    x->timer = loop_timer_new(engine->loop, time_is_up, x);
     if (engine->db_url && engine->db_url[0])
         x->listener = listener_open(engine->loop, engine->db_url, "work", poke, x);
     worker_on_takeover(engine->worker, poke, x);

@@ -10,21 +10,36 @@
 #include <string.h>
 
 #define UNIT_NOTES 1000 /* notes of one unit */
+#define FLIGHTS 2       /* units under way */
+#define SECOND 100      /* notes that are worth a unit while another one is under way */
 #define RETRY_MS 250    /* before a unit is sent again that failed for no fault of its own */
 #define ALL SIZE_MAX
+
+/* A unit under way. */
+struct flight {
+    struct journal *journal;
+    struct note *notes[UNIT_NOTES];
+    const char *ids[UNIT_NOTES]; /* their instances, sorted */
+    size_t n;
+    struct unit_plan plan;
+    int claim;
+    bool sweep;
+    bool alone; /* no other goes beside it */
+    bool busy;
+};
 
 struct journal {
     const struct engine *engine;
     struct journal_events events;
-    struct loop_timer *retry;
+    struct loop_timer *retry, *again; /* for units; for a claim that was refused */
     struct note *first, **end; /* queued */
-    struct note *flying[UNIT_NOTES];
-    size_t nflying;
-    struct unit_plan plan;
-    size_t limit;       /* instances per unit while one of them makes units fail */
-    int claim, claimed; /* asked for; in the unit under way */
-    bool sweep, swept;
-    bool busy, deferred, lost, stopped;
+    size_t queued;
+    struct flight flights[FLIGHTS];
+    size_t limit; /* instances per unit while one of them makes units fail */
+    int claim;    /* asked for, and not in a unit under way */
+    int refused;  /* of a claim, to be asked again */
+    bool sweep;
+    bool deferred, lost, stopped;
 };
 
 void candidate_free(struct candidate *candidate)
@@ -68,7 +83,7 @@ static void flush(void *ctx);
 
 static void flush_soon(struct journal *j)
 {
-    if (j->busy || j->deferred || j->lost || j->stopped || loop_timer_armed(j->retry))
+    if (j->deferred || j->lost || j->stopped || loop_timer_armed(j->retry))
         return;
     j->deferred = true;
     loop_defer(j->engine->loop, flush, j);
@@ -79,6 +94,7 @@ void journal_add(struct journal *journal, struct note *note)
     note->next = NULL;
     *journal->end = note;
     journal->end = &note->next;
+    journal->queued++;
     flush_soon(journal);
 }
 
@@ -89,14 +105,31 @@ void journal_claim(struct journal *journal, int n)
         flush_soon(journal);
 }
 
-/* Takes notes for a unit: of the first `limit` instances only, in their order. */
-static void take(struct journal *j)
+static int by_id(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Whether a note of this instance is under way. */
+static bool is_flying(const struct journal *j, const char *id)
+{
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        const struct flight *f = &j->flights[i];
+        if (f->busy && bsearch(&id, f->ids, f->n, sizeof(*f->ids), by_id))
+            return true;
+    }
+    return false;
+}
+
+/* Takes notes for a unit, in their order: of the first `limit` instances only, and of none that
+ * another unit is about. */
+static void take(struct journal *j, struct flight *f)
 {
     const char *seen[UNIT_NOTES];
     size_t nseen = 0;
     struct note **p = &j->first;
-    j->nflying = 0;
-    while (*p && j->nflying < UNIT_NOTES) {
+    f->n = 0;
+    while (*p && f->n < UNIT_NOTES) {
         struct note *note = *p;
         bool fits = j->limit == ALL;
         for (size_t i = 0; !fits && i < nseen; i++) {
@@ -106,196 +139,249 @@ static void take(struct journal *j)
             seen[nseen++] = note->instance;
             fits = true;
         }
-        if (!fits) {
+        if (!fits || is_flying(j, note->instance)) {
             p = &note->next;
             continue;
         }
         *p = note->next;
-        j->flying[j->nflying++] = note;
+        if (!note->next)
+            j->end = p;
+        f->ids[f->n] = note->instance;
+        f->notes[f->n++] = note;
     }
-    if (!*p)
-        j->end = p;
-    for (struct note **e = j->end; *e; e = &(*e)->next) {
-        j->end = &(*e)->next;
-    }
+    j->queued -= f->n;
+    qsort(f->ids, f->n, sizeof(*f->ids), by_id);
 }
 
 /* Back to the front, as they were. */
-static void put_back(struct journal *j)
+static void put_back(struct journal *j, struct flight *f, bool again)
 {
-    for (size_t i = j->nflying; i > 0; i--) {
-        struct note *note = j->flying[i - 1];
+    for (size_t i = f->n; i > 0; i--) {
+        struct note *note = f->notes[i - 1];
+        note->again |= again;
         note->next = j->first;
         if (!j->first)
             j->end = &note->next;
         j->first = note;
     }
-    j->nflying = 0;
-    if (j->claimed && !j->claim)
-        j->claim = j->claimed;
-    j->sweep |= j->swept;
+    j->queued += f->n;
+    f->n = 0;
+    if (f->claim && !j->claim)
+        j->claim = f->claim;
+    j->sweep |= f->sweep;
 }
 
 /* ---- one unit ---- */
 
 static void answered(void *ctx, const struct db_reply *reply);
 
+/* The flight that may begin now. While units are halved, and for a sweep, one goes alone: the sweep
+ * would give back what a claim beside it was granted. */
+static struct flight *next_flight(struct journal *j)
+{
+    struct flight *idle = NULL;
+    bool busy = false, alone = j->limit != ALL || j->sweep;
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        struct flight *f = &j->flights[i];
+        busy |= f->busy;
+        alone |= f->busy && f->alone;
+        if (!f->busy)
+            idle = f;
+    }
+    if (!busy)
+        return j->first || j->claim ? idle : NULL;
+    return !alone && (j->queued >= SECOND || j->claim) ? idle : NULL;
+}
+
+static bool send_unit(struct journal *j, struct flight *f)
+{
+    struct unit_ask ask = {.worker = j->engine->worker};
+    take(j, f);
+    f->alone = j->limit != ALL || j->sweep;
+    f->claim = f->sweep = 0;
+    if (j->limit == ALL) {
+        f->claim = ask.claim = j->claim;
+        f->sweep = ask.sweep = j->sweep;
+        j->claim = 0;
+        j->sweep = false;
+    }
+    if (f->n == 0 && f->claim == 0)
+        return false;
+    if (ask.sweep)
+        ask.known = j->events.known(j->events.ctx, &ask.nknown);
+    for (size_t i = 0; i < f->n; i++) {
+        ask.again |= f->notes[i]->again;
+    }
+    f->busy = true;
+    pool_send_in_order(j->engine->db, journal_unit_build(f->notes, f->n, &ask, &f->plan), answered,
+                       f);
+    return true;
+}
+
 static void flush(void *ctx)
 {
     struct journal *j = ctx;
+    struct flight *f;
     j->deferred = false;
-    if (j->busy || j->lost || j->stopped || (!j->first && !j->claim))
+    if (j->lost || j->stopped)
         return;
     if (!j->first)
         j->limit = ALL; /* whoever made units fail is out of the queue */
-    take(j);
-    struct unit_ask ask = {.worker = j->engine->worker};
-    if (j->limit == ALL) {
-        ask.claim = j->claim;
-        ask.sweep = j->sweep;
+    while ((f = next_flight(j)) && send_unit(j, f)) {
     }
-    if (ask.sweep)
-        ask.known = j->events.known(j->events.ctx, &ask.nknown);
-    j->claimed = ask.claim;
-    j->swept = ask.sweep;
-    if (ask.claim)
-        j->claim = 0;
-    if (ask.sweep)
-        j->sweep = false;
-    if (!j->nflying && !j->claimed)
-        return;
-    j->busy = true;
-    pool_send(j->engine->db, journal_unit_build(j->flying, j->nflying, &ask, &j->plan), answered,
-              j);
 }
 
-static void committed(struct journal *j, const struct db_reply *reply)
+static void committed(struct journal *j, struct flight *f, const struct db_reply *reply)
 {
-    size_t n = j->nflying;
-    int claimed = j->claimed;
-    struct note *notes[UNIT_NOTES];
-    memcpy(notes, j->flying, n * sizeof(*notes));
-    struct unit_plan plan = j->plan;
+    size_t n = f->n;
     if (j->limit != ALL)
         j->limit = j->limit > UNIT_NOTES ? ALL : j->limit * 2;
-    j->nflying = 0;
-    journal_unit_read(notes, n, &plan, reply, &j->events);
+    f->n = 0;
+    journal_unit_read(f->notes, n, &f->plan, reply, &j->events);
     for (size_t i = 0; i < n; i++) {
-        if (!j->stopped && notes[i]->done)
-            notes[i]->done(notes[i]);
-        note_free(notes[i]);
+        if (!j->stopped && f->notes[i]->done)
+            f->notes[i]->done(f->notes[i]);
+        note_free(f->notes[i]);
     }
-    if (!claimed || j->stopped)
+    if (!f->claim || j->stopped)
         return;
-    int rows = db_rows(reply, plan.claim);
+    int rows = db_rows(reply, f->plan.claim);
     for (int row = 0; row < rows && !j->stopped; row++) {
-        j->events.claimed(j->events.ctx, reply, plan.claim, row);
+        j->events.claimed(j->events.ctx, reply, f->plan.claim, row);
     }
     if (!j->stopped)
         j->events.claim_done(j->events.ctx, rows);
 }
 
-static size_t count_instances(const struct journal *j)
+static size_t count_instances(const struct flight *f)
 {
     size_t n = 0;
-    for (size_t i = 0; i < j->nflying; i++) {
-        bool seen = false;
-        for (size_t k = 0; !seen && k < i; k++) {
-            seen = strcmp(j->flying[k]->instance, j->flying[i]->instance) == 0;
-        }
-        n += !seen;
+    for (size_t i = 0; i < f->n; i++) {
+        n += i == 0 || strcmp(f->ids[i - 1], f->ids[i]) != 0;
     }
     return n;
 }
 
-static void refused(struct journal *j, const struct db_reply *reply)
+/* One instance's notes, which the database will never take. */
+static void give_up(struct journal *j, struct flight *f, const struct err *err)
 {
-    const struct err *err = db_reply_err(reply);
-    int statement = db_reply_failed_statement(reply);
-    size_t instances = count_instances(j);
-    if (j->claimed && (statement == j->plan.claim || instances == 0)) {
-        log_error("journal", "claiming failed", "error", err->message, NULL);
-        put_back(j);
-        j->claim = 0;
-        loop_timer_set(j->retry, RETRY_MS * 4);
-        return;
-    }
-    if (instances > 1) {
-        log_warn("journal", "a unit was refused, it is halved", "instances",
-                 log_int((int64_t)instances), "error", err->message, NULL);
-        put_back(j);
-        j->limit = instances / 2;
-        flush_soon(j);
-        return;
-    }
-    size_t n = j->nflying;
-    struct note *notes[UNIT_NOTES];
-    memcpy(notes, j->flying, n * sizeof(*notes));
-    j->nflying = 0;
-    if (j->claimed && !j->claim)
-        j->claim = j->claimed;
-    j->sweep |= j->swept;
+    size_t n = f->n;
+    f->n = 0;
+    if (f->claim && !j->claim)
+        j->claim = f->claim;
+    j->sweep |= f->sweep;
     for (size_t i = 0; i < n; i++) {
-        log_error("journal", "a note was refused", "instance", notes[i]->instance, "error",
+        struct note *note = f->notes[i];
+        log_error("journal", "a note was refused", "instance", note->instance, "error",
                   err->message, NULL);
-        notes[i]->result = NOTE_REFUSED;
-        notes[i]->error = err->message;
-        if (!j->stopped && notes[i]->done)
-            notes[i]->done(notes[i]);
-        note_free(notes[i]);
+        note->result = NOTE_REFUSED;
+        note->error = err->message;
+        if (!j->stopped && note->done)
+            note->done(note);
+        note_free(note);
     }
 }
 
-static void free_now(struct journal *j)
+/* A step that is there already: the unit was written before, or somebody else wrote in its place. */
+static bool is_written_before(const struct flight *f, const struct err *err)
 {
-    put_back(j);
+    bool again = false;
+    for (size_t i = 0; i < f->n; i++) {
+        again |= f->notes[i]->again;
+    }
+    return !again && strcmp(err->sqlstate, "23505") == 0;
+}
+
+static void refused(struct journal *j, struct flight *f, const struct db_reply *reply)
+{
+    const struct err *err = db_reply_err(reply);
+    int statement = db_reply_failed_statement(reply);
+    size_t instances = count_instances(f);
+    if (is_written_before(f, err)) {
+        log_warn("journal", "a unit meets what is there already, it is sent again", "error",
+                 err->message, NULL);
+        put_back(j, f, true);
+    } else if (f->claim && (statement == f->plan.claim || instances == 0)) {
+        log_error("journal", "claiming failed", "error", err->message, NULL);
+        put_back(j, f, false);
+        j->refused = j->claim;
+        j->claim = 0; /* the notes go without it */
+        loop_timer_set(j->again, RETRY_MS * 4);
+    } else if (instances > 1) {
+        log_warn("journal", "a unit was refused, it is halved", "instances",
+                 log_int((int64_t)instances), "error", err->message, NULL);
+        put_back(j, f, false);
+        j->limit = instances / 2;
+    } else {
+        give_up(j, f, err);
+    }
+}
+
+/* False while a unit is under way: its answer comes here. */
+static bool free_when_idle(struct journal *j)
+{
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        if (j->flights[i].busy)
+            return false;
+    }
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        put_back(j, &j->flights[i], false);
+    }
     while (j->first) {
         struct note *note = j->first;
         j->first = note->next;
         note_free(note);
     }
     loop_timer_free(j->retry);
+    loop_timer_free(j->again);
     loop_undefer(j->engine->loop, j);
     free(j);
+    return true;
 }
 
 static void answered(void *ctx, const struct db_reply *reply)
 {
-    struct journal *j = ctx;
+    struct flight *f = ctx;
+    struct journal *j = f->journal;
     enum db_outcome outcome = db_reply_outcome(reply);
-    if (j->stopped) {
-        free_now(j);
+    if (j->stopped || j->lost) {
+        f->busy = false;
+        if (j->stopped)
+            free_when_idle(j);
         return;
     }
     if (outcome == DB_OK) {
-        committed(j, reply);
+        committed(j, f, reply);
     } else if (db_reply_err(reply)->code == ERR_FENCE) {
         j->lost = true;
-        put_back(j);
-        j->busy = false;
+        f->busy = false;
         j->events.lost(j->events.ctx);
         return;
     } else if (outcome == DB_FAILED && !err_passes(db_reply_err(reply))) {
-        refused(j, reply);
+        refused(j, f, reply);
     } else {
         log_warn("journal", "a unit is sent again", "error", db_reply_err(reply)->message, NULL);
         /* An unknown claim may have been granted: what we hold is compared with what we know. */
-        j->sweep |= outcome == DB_UNKNOWN && j->claimed;
-        put_back(j);
+        j->sweep |= outcome == DB_UNKNOWN && f->claim;
+        put_back(j, f, outcome == DB_UNKNOWN);
         loop_timer_set(j->retry, RETRY_MS);
     }
-    j->busy = false;
-    if (j->stopped) {
-        free_now(j);
-        return;
-    }
-    if (j->first || j->claim)
+    f->busy = false;
+    if (j->stopped)
+        free_when_idle(j);
+    else if (j->first || j->claim)
         flush_soon(j);
 }
 
 static void retry_due(void *ctx)
 {
     flush_soon(ctx);
+}
+
+static void claim_again(void *ctx)
+{
+    struct journal *j = ctx;
+    journal_claim(j, j->refused);
 }
 
 struct journal *journal_new(const struct engine *engine, const struct journal_events *events)
@@ -305,7 +391,11 @@ struct journal *journal_new(const struct engine *engine, const struct journal_ev
     j->events = *events;
     j->end = &j->first;
     j->limit = ALL;
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        j->flights[i].journal = j;
+    }
     j->retry = loop_timer_new(engine->loop, retry_due, j);
+    j->again = loop_timer_new(engine->loop, claim_again, j);
     return j;
 }
 
@@ -315,7 +405,7 @@ void journal_free(struct journal *journal)
         return;
     journal->stopped = true;
     loop_timer_clear(journal->retry);
+    loop_timer_clear(journal->again);
     loop_undefer(journal->engine->loop, journal);
-    if (!journal->busy)
-        free_now(journal);
+    free_when_idle(journal);
 }

@@ -3,10 +3,12 @@
  *     note --added--> queued --unit sent--> flying --committed--> done(result)
  *                       ^---- refused, unsent, unknown: sent again ----'
  *
- * One unit is under way at a time: fence, gate, steps, waits, releases, ends, the question for
- * stops, and a claim for more. Notes of one instance stay in their order. A unit whose outcome is
- * unknown is sent again, every statement of it finds what it did before; one that the database
- * refuses is halved until the instance whose data it is stands alone. */
+ * A unit is: fence, gate, steps, waits, releases, ends, the question for stops, and a claim for more.
+ * Two may be under way, on one connection: the database does one while we do what the answer of the
+ * other allows. They never hold notes of the same instance, so that one may fail and the other not,
+ * in whatever order: notes of one instance stay in theirs. A unit whose outcome is unknown is sent
+ * again, every statement of it finds what it did before; one that the database refuses is halved
+ * until the instance whose data it is stands alone. */
 #ifndef ENGINE_JOURNAL_H
 #define ENGINE_JOURNAL_H
 
@@ -51,6 +53,7 @@ struct note {
     void *ctx;
     bool gated; /* the unit locks the gate */
     bool flow;  /* flow control is told if it is given back or ends; needs gated */
+    bool again; /* the journal's: it may have been written already */
     char *json;
     /* NOTE_STEP: the texts are owned by the note */
     int run, seq, ordinal, took_ms;

@@ -80,7 +80,7 @@ static const char **instances(struct arena *arena, const struct group *g)
 #define TEXTS(field) texts(arena, g, offsetof(struct note, field))
 #define INTS(field) ints(arena, g, offsetof(struct note, field))
 
-static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
+static void add_steps(struct arena *arena, struct db_unit *unit, const char *me, bool again,
                       const struct group *g)
 {
     size_t count;
@@ -89,10 +89,11 @@ static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
     for (size_t i = 0; i < g->n; i++) {
         runs[i] = (int16_t)g->notes[i]->run;
     }
-    db_unit_begin(unit, "select * from record($1::uuid, $2::uuid[], $3::uuid[], $4::smallint[], "
-                        "$5::int[], $6::text[], $7::int[], $8::text[], $9::text[], $10::text[], "
-                        "$11::json[], $12::json[], $13::int[])");
+    db_unit_begin(unit, "select * from record($1::uuid, $2::boolean, $3::uuid[], $4::uuid[], "
+                        "$5::smallint[], $6::int[], $7::text[], $8::int[], $9::text[], "
+                        "$10::text[], $11::text[], $12::json[], $13::json[], $14::int[])");
     db_param_text(unit, me);
+    db_param_text(unit, again ? "t" : "f");
     db_param_uuids(unit, count, distinct);
     db_param_uuids(unit, g->n, instances(arena, g));
     db_param_int2s(unit, g->n, runs);
@@ -183,11 +184,10 @@ static void add_begin(struct arena *arena, struct db_unit *unit, const char *me,
     db_param_uuids(unit, g->n, instances(arena, g));
 }
 
-/* Who is asked for stops: those that go on after this unit. */
+/* Who is asked for stops: those that go on after this unit. record() asks those of the steps. */
 static bool goes_on(const struct note *note)
 {
-    return note->kind == NOTE_STEP || note->kind == NOTE_SUSPEND || note->kind == NOTE_BEGIN ||
-           note->kind == NOTE_ASK;
+    return note->kind == NOTE_SUSPEND || note->kind == NOTE_BEGIN || note->kind == NOTE_ASK;
 }
 
 static bool add_stops(struct arena *arena, struct db_unit *unit, struct note *const *notes,
@@ -228,7 +228,7 @@ struct db_unit *journal_unit_build(struct note *const *notes, size_t n, const st
     }
     struct group g = pick(arena, notes, n, NOTE_STEP);
     if (g.n) {
-        add_steps(arena, unit, me, &g);
+        add_steps(arena, unit, me, ask->again, &g);
         plan->step = next++;
     }
     g = pick(arena, notes, n, NOTE_NOT_OURS);
@@ -294,32 +294,6 @@ static struct note *find(struct note *const *notes, size_t n, enum note_kind kin
     return NULL;
 }
 
-static void read_steps(struct note *const *notes, size_t n, const struct db_reply *reply, int s)
-{
-    const char *at = db_value(reply, s, 0, 3);
-    for (size_t i = 0; i < n; i++) {
-        if (notes[i]->kind == NOTE_STEP)
-            notes[i]->at = xstrdup(at);
-    }
-    for (int row = 1; row < db_rows(reply, s); row++) {
-        const char *what = db_value(reply, s, row, 0), *id = db_value(reply, s, row, 1);
-        if (strcmp(what, "lost") == 0) {
-            for (size_t i = 0; i < n; i++) {
-                if (notes[i]->kind == NOTE_STEP && strcmp(notes[i]->instance, id) == 0)
-                    notes[i]->result = NOTE_LOST;
-            }
-            continue;
-        }
-        struct note *note = find(notes, n, NOTE_STEP, id, (int)db_int(reply, s, row, 2));
-        if (!note)
-            continue;
-        free(note->at);
-        note->at = xstrdup(db_value(reply, s, row, 3));
-        if (strcmp(what, "differs") == 0)
-            note->result = NOTE_DIFFERS;
-    }
-}
-
 static struct candidate *candidate_of(const struct db_reply *reply, int s, int row, int event,
                                       int settled, int payload)
 {
@@ -329,6 +303,59 @@ static struct candidate *candidate_of(const struct db_reply *reply, int s, int r
     c->settled = db_int(reply, s, row, settled);
     c->payload = xstrdup(text ? text : "{}");
     return c;
+}
+
+/* What asks the owner of one of these notes to stop: of a step, or of those asked for apart. */
+static void tell_stop(struct note *const *notes, size_t n, bool steps, const char *id,
+                      struct candidate *c, const struct journal_events *events)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool asked = steps ? notes[i]->kind == NOTE_STEP : goes_on(notes[i]);
+        if (asked && strcmp(notes[i]->instance, id) == 0) {
+            events->stop(notes[i]->owner, c);
+            return;
+        }
+    }
+    candidate_free(c);
+}
+
+static void read_step(struct note *const *notes, size_t n, const struct db_reply *reply, int s,
+                      int row)
+{
+    const char *what = db_value(reply, s, row, 0), *id = db_value(reply, s, row, 1);
+    if (strcmp(what, "lost") == 0) {
+        for (size_t i = 0; i < n; i++) {
+            if (notes[i]->kind == NOTE_STEP && strcmp(notes[i]->instance, id) == 0)
+                notes[i]->result = NOTE_LOST;
+        }
+        return;
+    }
+    struct note *note = find(notes, n, NOTE_STEP, id, (int)db_int(reply, s, row, 2));
+    if (!note)
+        return;
+    free(note->at);
+    note->at = xstrdup(db_value(reply, s, row, 3));
+    if (strcmp(what, "differs") == 0)
+        note->result = NOTE_DIFFERS;
+}
+
+static void read_steps(struct note *const *notes, size_t n, const struct db_reply *reply, int s,
+                       const struct journal_events *events)
+{
+    const char *at = db_value(reply, s, 0, 3);
+    for (size_t i = 0; i < n; i++) {
+        if (notes[i]->kind == NOTE_STEP)
+            notes[i]->at = xstrdup(at);
+    }
+    for (int row = 1; row < db_rows(reply, s); row++) {
+        if (strcmp(db_value(reply, s, row, 0), "stop") != 0) {
+            read_step(notes, n, reply, s, row);
+            continue;
+        }
+        struct candidate *c = candidate_of(reply, s, row, 4, 6, 7);
+        c->judged = db_bool(reply, s, row, 5);
+        tell_stop(notes, n, true, db_value(reply, s, row, 1), c, events);
+    }
 }
 
 static void read_suspended(struct note *const *notes, size_t n, const struct db_reply *reply, int s)
@@ -376,14 +403,9 @@ static void read_stops(struct note *const *notes, size_t n, const struct db_repl
 {
     for (int row = 0; row < db_rows(reply, s); row++) {
         const char *id = db_value(reply, s, row, 0);
-        for (size_t i = 0; i < n; i++) {
-            if (!goes_on(notes[i]) || strcmp(notes[i]->instance, id) != 0)
-                continue;
-            struct candidate *c = candidate_of(reply, s, row, 1, 4, 3);
-            c->judged = db_bool(reply, s, row, 2);
-            events->stop(notes[i]->owner, c);
-            break;
-        }
+        struct candidate *c = candidate_of(reply, s, row, 1, 4, 3);
+        c->judged = db_bool(reply, s, row, 2);
+        tell_stop(notes, n, false, id, c, events);
     }
 }
 
@@ -394,7 +416,7 @@ void journal_unit_read(struct note *const *notes, size_t n, const struct unit_pl
         notes[i]->result = NOTE_DONE;
     }
     if (plan->step >= 0)
-        read_steps(notes, n, reply, plan->step);
+        read_steps(notes, n, reply, plan->step, events);
     if (plan->suspend >= 0)
         read_suspended(notes, n, reply, plan->suspend);
     if (plan->stopping >= 0)

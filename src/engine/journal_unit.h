@@ -12,6 +12,7 @@ struct unit_plan {
 struct unit_ask {
     const struct worker *worker;
     int claim;                /* how many; 0: none */
+    bool again;               /* some of it may have been written before */
     bool sweep;               /* first give back what we don't know that we hold */
     const char *const *known; /* for the sweep */
     size_t nknown;

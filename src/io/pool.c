@@ -1,7 +1,8 @@
 /* pool.c - several connections as one, and the listener.
  *
  * A unit goes to the connection that is up and has the fewest; with none up it waits in the
- * shortest queue. The first of equals is taken, which keeps a quiet program on one connection. */
+ * shortest queue. The first of equals is taken, which keeps a quiet program on one connection. Once
+ * units are sent in order, the first connection is theirs: others don't wait behind them. */
 #include "io/pool.h"
 
 #include "base/buf.h"
@@ -13,6 +14,7 @@
 
 struct pool {
     int count;
+    bool ordered; // something is sent in order
     struct db *dbs[];
 };
 
@@ -48,11 +50,18 @@ static bool is_better(const struct db *a, const struct db *b)
 
 void pool_send(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx)
 {
-    struct db *best = pool->dbs[0];
-    for (int i = 1; i < pool->count; i++) {
+    int first = pool->ordered && pool->count > 1;
+    struct db *best = pool->dbs[first];
+    for (int i = first + 1; i < pool->count; i++) {
         best = is_better(pool->dbs[i], best) ? pool->dbs[i] : best;
     }
     db_send(best, unit, done, ctx);
+}
+
+void pool_send_in_order(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx)
+{
+    pool->ordered = true;
+    db_send(pool->dbs[0], unit, done, ctx);
 }
 
 bool pool_is_ready(const struct pool *pool)

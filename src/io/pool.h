@@ -11,6 +11,9 @@ struct pool;
 struct pool *pool_new(struct loop *loop, const struct db_options *options, int connections);
 void pool_free(struct pool *pool);
 void pool_send(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx);
+/* On the first connection, up or not, which is theirs from then on: such units are executed in the
+ * order they were sent, but for what db.h says of prepared statements. */
+void pool_send_in_order(struct pool *pool, struct db_unit *unit, db_done_fn *done, void *ctx);
 bool pool_is_ready(const struct pool *pool); /* at least one connection is up */
 size_t pool_in_flight(const struct pool *pool);
 struct pool_state {

@@ -628,6 +628,96 @@ class LossTest(Case):
         self.assertEqual("2400", self.sql("select count(distinct (instance, step)) from effects"))
 
 
+class UnitsTest(Case):
+    """Two units of the journal under way: the first waits for a lock of ours, the second behind it."""
+    JOURNAL = ("select pid from pg_stat_activity where application_name = 'execute_driver'"
+               " and datname = current_database() and wait_event_type = 'Lock'")
+
+    def hold(self):
+        """No step can be written until what it returns is called."""
+        connection = self.database.connect()
+        connection.sql("begin; lock table workflow_step_executions in share mode")
+        return lambda: connection.sql("commit")
+
+    def logged(self, text):
+        with open(self.log_path) as log:
+            return log.read().count(text)
+
+    def is_held(self, effects):
+        self.wait("select count(*) from effects", str(effects))
+        self.wait("select count(*) from (%s) x" % self.JOURNAL, "1")
+        time.sleep(0.3)  # the second unit is sent, which nothing shows
+
+    def test_a_connection_lost_with_two_units_under_way_writes_each_step_once(self):
+        self.body("for i = 1, 3 do sms.send { to = e.customer, text = 'n' .. i } end")
+        self.begin(400)
+        go = self.hold()
+        self.worker()
+        self.is_held(400)
+        self.sql("select pg_terminate_backend(pid) from (%s) x" % self.JOURNAL)
+        go()
+        self.states(done=400)
+        self.assertEqual("1200|1200|3", self.sql(
+            "select count(*), count(distinct (workflow_instance_id, ordinal)), max(seq)"
+            " from workflow_step_executions"))
+        self.assertEqual("1200", self.sql("select count(*) from effects"))
+        self.assertEqual(2, self.logged("a unit is sent again"))
+
+    def test_a_unit_that_is_refused_harms_none_behind_it(self):
+        self.body("sms.send { to = e.customer, text = 'a' }\nreturn 'good'")
+        self.sql("create function not_these() returns trigger language plpgsql as $$ begin"
+                 " if (new.input->'to'->>'id')::int % 100 = 0 then raise exception 'not this one'; end if;"
+                 " return new; end $$;"
+                 "create trigger not_these before insert on workflow_step_executions"
+                 " for each row execute function not_these()")
+        self.begin(400)
+        go = self.hold()
+        self.worker()
+        self.is_held(400)
+        go()
+        self.states(done=396, stuck=4)
+        self.assertEqual("396", self.sql("select count(*) from workflow_step_executions"))
+        self.assertEqual("400", self.sql("select count(*) from effects"))
+
+    def test_a_unit_behind_one_that_fails_writes_nothing_that_comes_later(self):
+        branches = ",\n".join("function() sms.send { to = e.customer, text = '%s' } end" % text
+                              for text in ["now"] + ["slow 500"] * 11)
+        self.body("all { %s }" % branches)
+        self.sql("create table gaps (instance uuid);"
+                 "create function note_gaps() returns trigger language plpgsql as $$ begin"
+                 " insert into gaps select workflow_instance_id from workflow_step_executions"
+                 " group by 1 having max(seq) <> count(*); return null; end $$;"
+                 "create trigger note_gaps after insert on workflow_step_executions"
+                 " for each statement execute function note_gaps()")
+        self.begin(30)
+        go = self.hold()
+        self.worker()
+        self.is_held(360)
+        time.sleep(0.6)  # all of their steps want to be written, all but the first few in vain
+        self.sql("select pg_cancel_backend(pid) from (%s) x" % self.JOURNAL)
+        until(lambda: self.logged("a unit is sent again"), 1, what="the first unit failed")
+        go()
+        self.states(done=30)
+        self.assertEqual("0", self.sql("select count(*) from gaps"))
+        self.assertEqual("360", self.sql("select count(*) from workflow_step_executions"))
+        self.assertEqual("360", self.sql("select count(*) from effects"))
+
+    def test_a_step_that_was_written_by_nobody_knows_whom_is_found(self):
+        self.body("sms.send { to = e.customer, text = 'slow 500' }\nreturn 'end'")
+        instance = self.begin(20)[0]
+        self.worker()
+        self.wait("select count(*) from effects", "20")
+        # As a unit leaves it that was committed by a server that we had lost.
+        self.sql("insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state, name,"
+                 " args_hash, input, output, at, started_at, finished_at) select '%s', 1, 1, '', 1, 'done', 'other',"
+                 " 'x', null, 'null', now(), now(), now()" % instance)
+        self.states(done=19, stuck=1)
+        self.assertEqual("20|20", self.sql(
+            "select count(*), count(distinct workflow_instance_id) from workflow_step_executions"))
+        self.assertEqual("diverged", self.sql(
+            "select stuck->>'code' from instances where id = '%s'" % instance))
+
+
 class ScaledTest(Case):
     """Months in seconds: the business clock runs a million times faster."""
     scale = 1000000
