@@ -129,7 +129,10 @@ local function upsert(entity)
     "with raw as materialized (select * from json_to_recordset($1::json) as r (",
     table.concat(record, ", "), ")), page as materialized (select distinct on (id) * from (select ",
     table.concat(selected, ", "), " from raw r) x order by id, modified_on desc nulls last)",
-    ", fresh as materialized (select p.* from page p left join ", target, " t on t.id = p.id",
+    -- One look-up per row by the key: a join could become a scan of the whole table for each page,
+    -- by a plan from the time when it was empty.
+    ", fresh as materialized (select p.* from page p left join lateral (select * from ", target,
+    " x where x.id = p.id offset 0) t on true",
     " where t.id is null or (p.modified_on >= t.modified_on and (", table.concat(paged, ", "),
     ") is distinct from (", table.concat(stored, ", "), ")))",
     ", written as (insert into ", target, " as t (", list, ") select ", list,

@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 sys.dont_write_bytecode = True
 from benchmark_conditions import CUSTOMER, ESTIMATES, conditions  # noqa: E402
 import benchmark_conditions  # noqa: E402
+import benchmark_sync  # noqa: E402
 from database import Connection  # noqa: E402
 from process_cost import cpu, family, peak_mb  # noqa: E402
 
@@ -133,7 +134,7 @@ end $$;
 
 
 class Bench:
-    def __init__(self, program, workers, files=FILES):
+    def __init__(self, program, workers, files=FILES, settings=""):
         self.folder = tempfile.mkdtemp(prefix="moonwright-bench.")
         os.chmod(self.folder, 0o755)
         for name, text in files.items():
@@ -143,7 +144,7 @@ class Bench:
                 file.write(text)
         with open(os.path.join(self.folder, ".env"), "w") as file:
             file.write("MOONWRIGHT_HOME=%s\nMOONWRIGHT_WORKFLOWS=%s/workflows\n"
-                       "MOONWRIGHT_DATA=%s/var\n" % (ROOT, self.folder, self.folder))
+                       "MOONWRIGHT_DATA=%s/var\n%s" % (ROOT, self.folder, self.folder, settings))
         self.program, self.seed, self.base = program, 0, 0
         with open(os.path.join(self.folder, "log"), "w") as log:
             self.process = subprocess.Popen(
@@ -165,11 +166,11 @@ class Bench:
                 raise SystemExit("bench: moonwright ended: " + log.read()[-500:])
 
     def connect(self):
-        url = "host=%s/var/socket port=5432 user=moonwright dbname=moonwright" % self.folder
+        self.url = "host=%s/var/socket port=5432 user=moonwright dbname=moonwright" % self.folder
         for _ in range(300):
             self.alive()
             try:
-                found = Connection(url)
+                found = Connection(self.url)
                 if found.sql("select to_regclass('workflow_definitions')"):
                     return found
                 found.close()
@@ -348,9 +349,22 @@ def sleepers(bench, options):
             "idle_rss_mb": round(idle, 1), "peak_rss_mb": round(peak_mb(bench.engine_pids()), 1)}
 
 
+def sync(options):
+    feeds = {feed: benchmark_sync.pages_of(feed, options.rows) for feed in options.feeds.split(",")}
+    server = benchmark_sync.PageServer(feeds)
+    try:
+        bench = Bench(options.program, options.workers, FILES, benchmark_sync.settings_of(server))
+        try:
+            return benchmark_sync.sync(bench, options, feeds, server)
+        finally:
+            bench.close()
+    finally:
+        server.close()
+
+
 def main():
     p = argparse.ArgumentParser(prog="tools/bench")
-    p.add_argument("what", choices=["engine", "latency", "sleepers", "conditions"])
+    p.add_argument("what", choices=["engine", "latency", "sleepers", "conditions", "sync"])
     p.add_argument("--json", action="store_true", help="the last line is one JSON object")
     p.add_argument("-n", type=int, default=10000, help="workflows in the backlog")
     p.add_argument("--runs", type=int, default=3)
@@ -358,17 +372,23 @@ def main():
     p.add_argument("--idle", type=float, default=10, help="seconds of idleness that are measured")
     p.add_argument("--sleepers", type=int, default=1000000, help="instances asleep beside")
     p.add_argument("--old-steps", type=int, default=10000000, help="step rows of the past beside")
+    p.add_argument("--rows", type=int, default=100000, help="rows of each feed that is copied")
+    p.add_argument("--feeds", default="customers", help="what is copied side by side: " +
+                   ",".join(benchmark_sync.FEEDS))
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--program", required=True, help=argparse.SUPPRESS)
     options = p.parse_args()
     files = dict(FILES, **benchmark_conditions.FILES) if options.what == "conditions" else FILES
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
-    bench = Bench(options.program, options.workers, files)
-    try:
-        found = {"engine": engine, "latency": latency, "sleepers": sleepers,
-                 "conditions": conditions}[options.what](bench, options)
-    finally:
-        bench.close()
+    if options.what == "sync":
+        found = sync(options)
+    else:
+        bench = Bench(options.program, options.workers, files)
+        try:
+            found = {"engine": engine, "latency": latency, "sleepers": sleepers,
+                     "conditions": conditions}[options.what](bench, options)
+        finally:
+            bench.close()
     if options.json:
         print(json.dumps(found))
 

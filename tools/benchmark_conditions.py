@@ -65,8 +65,8 @@ def batch_of(bench, options, names):
         with open(os.path.join(bench.folder, name + ".json"), "w") as file:
             json.dump(value, file)
     times = max(1, options.n // 200)
-    program = os.path.join(os.path.dirname(options.program), "bench_batch")
-    told = subprocess.run([program, bench.folder, str(times)], check=True, text=True,
+    program = os.path.join(os.path.dirname(options.program), "bench_lua")
+    told = subprocess.run([program, "batch", bench.folder, str(times)], check=True, text=True,
                           stdout=subprocess.PIPE).stdout.splitlines()
     settled = json.loads(told[3])
     if len(settled["events"]) != BATCH or settled["errors"] or settled["starts"]:

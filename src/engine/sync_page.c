@@ -38,17 +38,27 @@ static bool take(struct scan *s, char c)
 /* Goes past a string whose opening quote was taken. */
 static bool skip_string(struct scan *s)
 {
-    while (s->at < s->len) {
-        char c = s->text[s->at++];
-        if (c == '"') {
+    size_t start = s->at;
+    for (;;) {
+        const char *quote = s->at < s->len ? memchr(s->text + s->at, '"', s->len - s->at) : NULL;
+        if (!quote) {
+            s->at = s->len;
+            return false;
+        }
+        s->at = (size_t)(quote - s->text) + 1;
+        size_t slashes = 0;
+        while (quote - slashes > s->text + start && quote[-1 - (long)slashes] == '\\') {
+            slashes++;
+        }
+        if (slashes % 2 == 0) {
             return true;
         }
-        if (c == '\\') {
-            s->at++;
-        }
     }
-    return false;
 }
+
+/* What a value's end can depend on. */
+static const bool is_mark[256] = {['"'] = true, ['{'] = true, ['['] = true, ['}'] = true,
+                                  [']'] = true, [','] = true, [':'] = true};
 
 /* Goes past any value. */
 static bool skip_value(struct scan *s)
@@ -76,6 +86,9 @@ static bool skip_value(struct scan *s)
             return s->at > start;
         } else {
             s->at++;
+            while (s->at < s->len && !is_mark[(unsigned char)s->text[s->at]]) {
+                s->at++;
+            }
             continue;
         }
         if (depth == 0) {
@@ -207,10 +220,29 @@ static size_t utf8_length(const unsigned char *c, size_t left)
     return wrong ? 0 : n;
 }
 
+/* How many of the first bytes are nothing to look at: ASCII, no NUL, no backslash. Eight at a time. */
+static size_t plain_length(const char *text, size_t len)
+{
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+    size_t i = 0;
+    for (uint64_t eight; i + 8 <= len; i += 8) {
+        memcpy(&eight, text + i, 8);
+        uint64_t slash = eight ^ ones * '\\'; // a zero byte where there is one
+        if ((eight | (eight - ones) | ((slash - ones) & ~slash)) & high) {
+            break;
+        }
+    }
+    return i;
+}
+
 /* In place: what PostgreSQL's text can't hold becomes U+FFFD (escaped) or a question mark. */
 static void clean(char *text, size_t len)
 {
     for (size_t i = 0; i < len;) {
+        i += plain_length(text + i, len - i);
+        if (i == len) {
+            break;
+        }
         if (text[i] == '\\' && i + 1 < len) {
             if (len - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0) {
                 memcpy(text + i, "\\ufffd", 6);

@@ -42,9 +42,9 @@ static void on_done(void *ctx, const struct err *err)
     loop_stop(fetching->loop);
 }
 
-static struct pool *open_pool(struct loop *loop, const char *url)
+static struct pool *open_pool(struct loop *loop, const char *url, bool prepare)
 {
-    struct db_options options = {.url = url, .prepare = false, .name = "moonwright sync"};
+    struct db_options options = {.url = url, .prepare = prepare, .name = "moonwright sync"};
     return pool_new(loop, &options, 2);
 }
 
@@ -67,8 +67,9 @@ static int sync_now(struct front *front, const struct args *args)
                             .lua_dir = front->lua_dir,
                             .workflows_dir = front->workflows_dir};
     engine.one_database = st[0] == '\0' || strcmp(st, url) == 0;
-    engine.db = open_pool(loop, url);
-    engine.st = engine.one_database ? engine.db : open_pool(loop, st);
+    bool prepare = setting_on(front->settings, "DATABASE_PREPARE");
+    engine.db = open_pool(loop, url, prepare);
+    engine.st = engine.one_database ? engine.db : open_pool(loop, st, prepare);
     engine.fetcher = fetcher_new(loop, &fetching.err);
     struct sync_run *run = NULL;
     if (engine.fetcher != NULL)

@@ -152,6 +152,20 @@ class DetectTest(DatabaseTest):
         self.estimate(7, at="2026-05-01T10:00Z")
         self.wait("select string_agg(workflow, ' ') from workflow_instances", "old")
 
+    def test_history_is_written_down_from_the_moment_that_a_workflow_listens_to_it(self):
+        wanted = "select wanted from history_wanted"
+        self.begin()
+        until(lambda: self.rows(wanted), "f")
+        last = self.rows("select last_value from changes_seq_seq")
+        self.estimate(7, at="2026-05-01T10:00Z")
+        self.assertEqual(last, self.rows("select last_value from changes_seq_seq"))
+        self.write("old.lua", 'return workflow { on = "estimate_created", history = true, run = function(e) end }')
+        self.said()
+        until(lambda: self.rows(wanted), "t")
+        self.estimate(8, at="2026-05-01T10:00Z")
+        self.wait("select string_agg(workflow || ' ' || entity_id, ' ') from workflow_instances", "old 8")
+        self.end()
+
     def test_changes_wait_for_their_parents(self):
         self.begin(SYNC_PARENT_WAIT_MS="60000")
         self.rows("insert into st_jobs (id, status, customer_id, business_unit_id, job_type_id, created_on,"
