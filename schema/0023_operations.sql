@@ -123,14 +123,20 @@ language sql immutable as $$
     else false end
 $$;
 
--- Instances about somebody or something that is called so. `known` are the ids under which the copy of
--- ServiceTitan has it: {customers, jobs, estimates}; what only an event carries is found among the
--- newest.
-create function search_kind(kind text, t text, known json) returns setof uuid
+-- What must stand somewhere in a text that has this: its longest run of plain letters and digits, which no
+-- JSON writes otherwise. Of a number its last digits, which are rarely cut apart.
+create function sieve(t text, kinds text[]) returns text language sql immutable as $$
+  select case when kinds = '{phone}' then anywhere(right(regexp_replace(t, '\D', '', 'g'), 4))
+    else anywhere(coalesce((
+      select m[1] from regexp_matches(t, '[A-Za-z0-9]+', 'g') m order by length(m[1]) desc limit 1), ''))
+    end
+$$;
+
+-- Instances about somebody or something that is called so in the copy of ServiceTitan. `known` are the
+-- ids that it has under this name: {customers}, {jobs} or {estimates}.
+create function search_known(kind text, t text, known json) returns setof uuid
 language plpgsql stable as $$
 declare
-  pattern text := anywhere(t);
-  digits text := regexp_replace(t, '\D', '', 'g');
   keys text[];
 begin
   if kind in ('customer', 'phone', 'address') then
@@ -157,80 +163,81 @@ begin
       union select m.instance_id from messaging_log m where m.address = phone_e164(t)
       limit search_most();
   end if;
-  -- People that ServiceTitan doesn't know have no id, and the newest may carry other names.
-  return query
-    select n.id
-    from (select i.id, i.event_id from workflow_instances i
-          order by i.created_at desc limit search_depth()) n
-    cross join lateral (select e.payload from events e where e.id = n.event_id offset 0) e
-    where snapshot_has(e.payload, kind, pattern, digits);
-  return query
-    select n.id
-    from (select i.id, i.event_id from workflow_instances i where i.customer_id is null
-          order by i.created_at desc limit search_depth()) n
-    cross join lateral (select e.payload from events e where e.id = n.event_id offset 0) e
-    where snapshot_has(e.payload, kind, pattern, digits);
 end $$;
 
--- Instances whose trouble says so: the stuck ones, and what ended with an error, a reason or an outcome.
+-- People that ServiceTitan doesn't know have no id, and what an event carries may be called otherwise
+-- by now: that is looked for among the newest, and among the newest without a customer.
+create function search_newest(kinds text[], t text) returns setof uuid language sql stable as $$
+  select n.id
+  from ((select i.id, i.event_id from workflow_instances i
+         order by i.created_at desc limit search_depth())
+        union
+        (select i.id, i.event_id from workflow_instances i where i.customer_id is null
+         order by i.created_at desc limit search_depth())) n
+  cross join lateral (select e.payload from events e
+                      where e.id = n.event_id and e.payload::text ilike sieve(t, kinds) offset 0) e
+  where exists (select from unnest(kinds) k
+                where snapshot_has(e.payload, k, anywhere(t), regexp_replace(t, '\D', '', 'g')))
+$$;
+
+-- Instances whose trouble says so: the stuck ones, and of the newest those that ended so.
 create function search_error(t text) returns setof uuid language sql stable as $$
   (select q.instance_id from workflow_queue q
    where q.worker is null and q.due is null and q.priority = any('{0,1,2,3}'::smallint[])
      and q.reason->>'message' ilike anywhere(t) limit search_most())
   union
   (select n.id
-   from (select i.id, i.error, i.reason from workflow_instances i where i.finished_at is not null
-         order by i.created_at desc limit 10 * search_depth()) n
-   where n.error ilike anywhere(t) or n.reason ilike anywhere(t) limit search_most())
-  union
-  (select n.id
-   from (select i.id from workflow_instances i order by i.created_at desc limit search_depth()) n
-   where exists (select from workflow_step_executions s
-                 where s.workflow_instance_id = n.id and s.state = 'failed'
-                   and s.output->>'message' ilike anywhere(t)))
+   from (select i.id, i.error, i.reason from workflow_instances i
+         order by i.created_at desc limit search_depth()) n
+   where n.error ilike anywhere(t) or n.reason ilike anywhere(t))
 $$;
 
+-- What any of it finds: by name, number, address, trouble, id, workflow.
+create function search_text(t text, known json) returns setof uuid language plpgsql stable as $$
+declare
+  kinds text[] := case when length(regexp_replace(t, '\D', '', 'g')) < 4
+    then '{customer,address,job,estimate}' else '{customer,phone,address,job,estimate}' end;
+  k text;
+begin
+  foreach k in array kinds loop
+    return query select search_known(k, t, known->k);
+  end loop;
+  return query select search_newest(kinds, t);
+  return query select search_error(t);
+  return query
+    select i.id from workflow_instances i
+    where i.id between uuid_edge(t, '0') and uuid_edge(t, 'f') limit 1000;
+  return query
+    select n.id from (select i.id, i.workflow from workflow_instances i
+                      order by i.created_at desc limit search_depth()) n
+    where n.workflow ilike anywhere(t);
+end $$;
+
 -- The ids that a question finds, null: it asks for nothing that is searched for. q: {customer, phone,
--- address, job, estimate, error: text each; text: any of them; known: {kind: ids of ServiceTitan}}.
+-- address, job, estimate: text each; text: any of them; known: {kind: ids of ServiceTitan}}.
 create function search_ids(q json) returns uuid[] language plpgsql stable as $$
 declare
   result uuid[];
   one uuid[];
   k text;
 begin
-  foreach k in array '{customer,phone,address,job,estimate}'::text[] loop
+  foreach k in array '{customer,phone,address,job,estimate,text}'::text[] loop
     continue when coalesce(q->>k, '') = '';
-    one := array(select search_kind(k, q->>k, q->'known'->k));
-    result := case when result is null then one
+    if k = 'text' then
+      one := array(select search_text(q->>k, q->'known'));
+    else
+      one := array(select search_known(k, q->>k, q->'known'->k)
+                   union select search_newest(array[k], q->>k));
+    end if;
+    result := case when result is null then array(select distinct x from unnest(one) x)
                    else array(select unnest(result) intersect select unnest(one)) end;
   end loop;
-  if q->>'error' <> '' then
-    one := array(select search_error(q->>'error'));
-    result := case when result is null then one
-                   else array(select unnest(result) intersect select unnest(one)) end;
-  end if;
-  if q->>'text' <> '' then
-    one := '{}';
-    foreach k in array '{customer,phone,address,job,estimate}'::text[] loop
-      continue when k = 'phone' and length(regexp_replace(q->>'text', '\D', '', 'g')) < 4;
-      one := one || array(select search_kind(k, q->>'text', q->'known'->k));
-    end loop;
-    one := one || array(select search_error(q->>'text'))
-           || array(select i.id from workflow_instances i
-                    where i.id between uuid_edge(q->>'text', '0') and uuid_edge(q->>'text', 'f')
-                    limit 100)
-           || array(select n.id from (select i.id, i.workflow from workflow_instances i
-                                      order by i.created_at desc limit search_depth()) n
-                    where n.workflow ilike anywhere(q->>'text'));
-    result := case when result is null then one
-                   else array(select unnest(result) intersect select unnest(one)) end;
-  end if;
-  return case when result is null then null else array(select distinct r from unnest(result) r) end;
+  return result;
 end $$;
 
 -- The ids of a question in the order of a list: what is stuck first, then the newest; with `newest`
--- only that. q has also: state, workflow, mode, since (business time), after (the last one of the page
--- before), limit. The conditions are put together, so that each question gets a plan of its own.
+-- only that. q has also: state, workflow, mode, error, since (business time), after (the last one of the
+-- page before), limit. The conditions are put together, so that each question gets a plan of its own.
 create function instances_found(q json) returns table (id uuid, nth bigint)
 language plpgsql stable as $$
 declare
@@ -247,6 +254,10 @@ begin
   end if;
   if q->>'workflow' <> '' then
     conditions := conditions || ' and i.workflow = $2';
+  end if;
+  if q->>'error' <> '' then
+    conditions := conditions || ' and (w.reason->>''message'' ilike $9 or i.error ilike $9'
+                             || ' or i.reason ilike $9)';
   end if;
   if q->>'mode' <> '' then
     conditions := conditions || ' and i.mode = $7';
@@ -276,7 +287,8 @@ begin
       || waits || conditions
       || case when last_.id is null then '' else ' and (i.created_at, i.id) < ($5, $6)' end
       || ' order by i.created_at desc, i.id desc limit ' || most
-    using ids, q->>'workflow', since, q->>'state', last_.created_at, last_.id, q->>'mode';
+    using ids, q->>'workflow', since, q->>'state', last_.created_at, last_.id, q->>'mode', n,
+          anywhere(q->>'error');
     get diagnostics n = row_count;
   end if;
   if n < most and coalesce(q->>'state', '') not in ('stuck', 'paused') then
@@ -289,7 +301,8 @@ begin
       || case when last_.id is null or (last_.stuck and not coalesce((q->>'newest')::boolean, false))
               then '' else ' and (i.created_at, i.id) < ($5, $6)' end
       || ' order by i.created_at desc, i.id desc limit ' || (most - n)
-    using ids, q->>'workflow', since, q->>'state', last_.created_at, last_.id, q->>'mode', n;
+    using ids, q->>'workflow', since, q->>'state', last_.created_at, last_.id, q->>'mode', n,
+          anywhere(q->>'error');
   end if;
 end $$;
 

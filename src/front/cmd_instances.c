@@ -125,19 +125,14 @@ static bool list(struct ask *ask, struct err *err)
 {
     const struct args *args = ask->args;
     const char *limit = args_value(args, "--limit"), *after = args_value(args, "--after");
-    char *q, *more = NULL;
+    char *q;
     limit = limit != NULL ? limit : "50";
     if (!question(ask, args_word(args, 0), limit, after, args_has(args, "--newest"), &q, err))
         return false;
     bool ok = ask_rows(ask, "no such instance", err, "select * from instances_list($1::json)", 1, q);
-    if (ok && !ask->json)
-        ok = ask_value(ask, &more, err,
-                       "select case when count(*) = $2::int then (array_agg(f.id order by f.nth desc))"
-                       "[1] end from instances_found($1::json) f",
-                       2, q, limit);
-    if (ok && more != NULL)
-        printf("\nmore of them, if there are: --after %s\n", more);
-    free(more);
+    const char *last;
+    if (ok && !ask->json && session_printed(ask->session, &last) == atoi(limit))
+        printf("\nthe next ones: --after %s\n", last);
     free(q);
     return ok;
 }

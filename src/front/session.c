@@ -13,7 +13,8 @@ struct session {
     struct db *db;
     struct err why; /* it is down, because */
     bool down, waiting, ok;
-    int failed;
+    int failed, printed;
+    char last[64]; /* the first cell of the last printed row */
     session_fn *fn;
     void *ctx;
     struct err *err;
@@ -91,6 +92,7 @@ int session_failed_statement(const struct session *session)
 }
 
 struct printing {
+    struct session *session;
     const char *when_empty;
     bool plain, empty;
 };
@@ -129,6 +131,7 @@ static void print_rows(void *ctx, const struct db_reply *reply)
     int rows = db_rows(reply, 0), columns = db_columns(reply, 0);
     int first = printing->plain ? 0 : -1;
     printing->empty = rows == 0;
+    printing->session->printed = rows;
     if (rows == 0) {
         if (printing->when_empty != NULL)
             printf("%s\n", printing->when_empty);
@@ -147,12 +150,19 @@ static void print_rows(void *ctx, const struct db_reply *reply)
         putchar('\n');
     }
     free(room);
+    snprintf(printing->session->last, sizeof(printing->session->last), "%s", cell(reply, rows - 1, 0));
+}
+
+int session_printed(const struct session *session, const char **last)
+{
+    *last = session->last;
+    return session->printed;
 }
 
 static bool print(struct session *session, struct db_unit *unit, const char *when_empty, bool plain,
                   struct err *err)
 {
-    struct printing printing = {when_empty, plain, false};
+    struct printing printing = {session, when_empty, plain, false};
     if (!session_run(session, unit, print_rows, &printing, err))
         return false;
     return !printing.empty || when_empty != NULL || err_set(err, ERR_MISSING, "there is none");

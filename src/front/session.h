@@ -25,5 +25,7 @@ bool session_print(struct session *session, struct db_unit *unit, const char *wh
 /* The same without titles. */
 bool session_print_plain(struct session *session, struct db_unit *unit, const char *when_empty,
                          struct err *err);
+/* How many rows were printed, and the first column of the last. */
+int session_printed(const struct session *session, const char **last);
 
 #endif
