@@ -32,6 +32,8 @@ static const char SQL_SYNC[] =
 
 void deployment_fini(struct deployment *d)
 {
+    if (!d)
+        return;
     free(d->refusals);
     d->refusals = NULL;
 }

@@ -37,7 +37,7 @@ struct deployment {
     char *refusals;  /* JSON, for people; NULL: not known yet */
 };
 
-void deployment_fini(struct deployment *d);
+void deployment_fini(struct deployment *d); /* NULL is fine */
 
 /* The questions, and what to make of the answers. expected is migrate_expects()'s, or NULL. */
 struct db_unit *deployment_ask_engine(const char *expected);

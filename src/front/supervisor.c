@@ -138,8 +138,13 @@ static void child_ended(struct supervisor *s, struct child *child, int status)
     int64_t now = clock_mono_ms();
     bool refused = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CONFIG;
     child->pid = 0;
-    if (s->phase != RUNNING)
+    if (s->phase != RUNNING) {
+        if (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+            log_warn("supervisor", "worker ended badly while it was stopped", "worker", child->name,
+                     "how", WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "exit", "code",
+                     log_int(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)), NULL);
         return;
+    }
     blame(child, status);
     if (refused && child->lives == 1) {
         /* It said why. A port in use or a missing folder doesn't heal by trying. */
