@@ -146,6 +146,8 @@ bool buf_json(struct buf *buf, const char *text, size_t len)
             buf_addc(buf, letter[found - short_for]);
         } else if (bytes[i] < 0x20 || bytes[i] == 0x7f) {
             buf_printf(buf, "\\u%04x", (unsigned)bytes[i]);
+        } else if (width == 2 && bytes[i] == 0xc2 && bytes[i + 1] < 0xa0) {
+            buf_printf(buf, "\\u%04x", (unsigned)bytes[i + 1]); // a control, of the second set
         } else if (width == 0) {
             buf_adds(buf, "\xef\xbf\xbd"); // U+FFFD: JSON is UTF-8, whatever we were given
         } else {

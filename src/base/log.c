@@ -74,6 +74,33 @@ static void add_secret(const char *text, size_t len)
     state.secrets[at] = (struct secret){xstrndup(text, len), len};
 }
 
+static void forget(const char *text)
+{
+    for (size_t i = 0; i < state.nsecrets; i++) {
+        if (strcmp(state.secrets[i].text, text) == 0) {
+            free(state.secrets[i].text);
+            state.nsecrets--;
+            memmove(&state.secrets[i], &state.secrets[i + 1],
+                    (state.nsecrets - i) * sizeof(*state.secrets));
+            return;
+        }
+    }
+}
+
+void log_forget_secret(const char *secret)
+{
+    if (!secret) {
+        return;
+    }
+    size_t len = strlen(secret);
+    struct buf encoded;
+    buf_init(&encoded, 3 * len + 1);
+    buf_urlencode(&encoded, secret, len);
+    forget(secret);
+    forget(encoded.data ? encoded.data : "");
+    buf_fini(&encoded);
+}
+
 void log_add_secret(const char *secret)
 {
     size_t len = secret ? strlen(secret) : 0;
@@ -103,7 +130,8 @@ void log_mask(char *text)
 static bool is_plain(const char *text)
 {
     for (const char *c = text; *c; c++) {
-        if ((unsigned char)*c <= ' ' || *c == '"' || *c == '=' || *c == '\\' || *c == 0x7f) {
+        if ((unsigned char)*c <= ' ' || *c == '"' || *c == '=' || *c == '\\' ||
+            (unsigned char)*c >= 0x7f) {
             return false;
         }
     }
@@ -134,7 +162,11 @@ static void add_field(struct buf *line, const char *name, const char *value)
         buf_addc(line, ':');
         buf_json(line, text, strlen(text));
     } else {
-        buf_printf(line, "%s%s=", line->len ? " " : "", name);
+        buf_adds(line, line->len ? " " : "");
+        for (const char *c = name; *c; c++) { // a name can't be quoted
+            buf_addc(line, is_plain((char[]){*c, 0}) ? *c : '_');
+        }
+        buf_addc(line, '=');
         // A JSON string is also how logfmt quotes.
         is_plain(text) ? buf_adds(line, text) : buf_json(line, text, strlen(text));
     }

@@ -250,11 +250,27 @@ static void keep_outcome(struct op *op, const struct verdict *verdict, int statu
     buf_fini(&out);
 }
 
+static void judged(struct op *op, const struct fetch_result *result);
+
+/* An error page may repeat our credentials, and it is kept and shown to people. */
 static void answered(void *ctx, const struct fetch_result *result)
 {
     struct op *op = ctx;
+    struct fetch_result shown = *result;
+    char *page = result->status >= 400 ? xstrndup(result->body, result->body_len) : NULL;
+    if (page) {
+        log_mask(page);
+        shown.body = page;
+        shown.body_len = strlen(page);
+    }
     op->fetch = NULL;
     op_log_answer(op, result);
+    judged(op, &shown);
+    free(page);
+}
+
+static void judged(struct op *op, const struct fetch_result *result)
+{
     struct verdict verdict;
     judge(result, &verdict);
     bool busy = result->outcome == FETCH_ANSWERED && result->status == 429;

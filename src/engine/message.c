@@ -232,6 +232,7 @@ static char *judge_answer(const struct op *op, const struct fetch_result *result
     }
     json_free(doc);
     free(status);
+    log_mask(out); // what the vendor says may repeat our credentials
     return out;
 }
 

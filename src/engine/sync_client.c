@@ -51,6 +51,7 @@ struct sync_client {
     struct sync_call *calls; /* in the order in which they were made */
     char *api, *auth_url, *app_key;
     char *access_token; /* the whole header; NULL: none */
+    char *masked[2];    /* the tokens that the log hides: this one and the one before */
     int access;         /* counts access tokens */
     int64_t access_until;
     struct fetch *asking;
@@ -162,6 +163,8 @@ void sync_client_free(struct sync_client *client)
     free(client->auth_url);
     free(client->app_key);
     free(client->access_token);
+    free(client->masked[0]);
+    free(client->masked[1]);
     free(client);
 }
 
@@ -343,6 +346,10 @@ static bool keep_access(struct sync_client *client, const struct fetch_result *r
         json_int(json, "expires_in", &lifetime);
     }
     if (token) {
+        log_forget_secret(client->masked[1]);
+        free(client->masked[1]);
+        client->masked[1] = client->masked[0];
+        client->masked[0] = xstrdup(token);
         log_add_secret(token);
         client->access_token = xprintf("Authorization: Bearer %s", token);
         client->access++;

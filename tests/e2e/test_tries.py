@@ -57,6 +57,24 @@ class TriesTest(OutboundTest):
         self.assertEqual(("unavailable", 2), (answer["value"]["code"], answer["value"]["attempts"]))
         self.assertEqual(2, self.lender.count("GET"))
 
+    def test_a_credential_that_an_error_page_repeats_is_not_kept(self):
+        secret = "SG.a-secret-that-comes-back"
+        self.sendgrid.plan = [(400, {}, {"errors": [{"message": "bad key " + secret}]})]
+        self.lender.plan = [(400, {}, "you sent " + secret + " " + "x" * 190 + secret)]
+        self.driver.end()
+        sendgrid, lender = self.sendgrid, self.lender
+        self.driver = self.start(MOONWRIGHT_HTTP_HOSTS=lender.url.rpartition("/")[2], SENDGRID_API_KEY=secret,
+                                 SENDGRID_BASE_URL=sendgrid.url)
+        answer = self.run_action("lender.apply", {}, {"retries": 0})
+        self.assertIn("you sent ***", answer["text"])
+        mail = self.run_action("email.send", {"to": self.ann, "subject": "Hi", "text": "Hi"}, {"retries": 0})
+        self.assertIn("bad key ***", mail["text"])
+        kept = self.sql("select coalesce(response, '') || coalesce(error_message, '') from outbound_log "
+                        "union all select coalesce(error_message, '') from messaging_log")
+        self.assertIn("***", kept)
+        for text in (kept, answer["text"], mail["text"]):
+            self.assertNotIn("SG.a-s", text)
+
     def test_a_name_that_leads_into_our_own_network_is_refused_at_once(self):
         port = self.lender.url.rpartition(":")[2]
         with open(os.path.join(self.workflows, "actions", "lender.lua"), "w") as f:

@@ -63,6 +63,48 @@ static void test_logfmt(void **state)
     assert_string_equal(logged(), "level=debug role=worker module=db message=shown\n");
 }
 
+/* Terminals obey the second set of controls too; what isn't UTF-8 is nobody's text. */
+static void test_no_control_byte_gets_through(void **state)
+{
+    (void)state;
+    for (int json = 0; json <= 1; json++) {
+        log_set_json(json);
+        for (int c = 1; c < 256; c++) {
+            char raw[] = {'a', (char)c, 'b', 0}, pair[] = {'a', (char)0xc2, (char)c, 'b', 0};
+            log_info("x", "m", "raw", raw, "pair", pair, raw, "as a name", NULL);
+            const char *out = logged();
+            size_t len = strlen(out);
+            assert_int_equal(out[len - 1], '\n');
+            for (size_t i = 0; i + 1 < len; i++) {
+                unsigned char byte = (unsigned char)out[i], next = (unsigned char)out[i + 1];
+                if (byte < 0x20 || byte == 0x7f || (byte == 0xc2 && next < 0xa0))
+                    fail_msg("byte %02x got through of %02x: %s", byte, c, out);
+                if (byte >= 0x80 && byte < 0xc0 && (i == 0 || (unsigned char)out[i - 1] < 0x80))
+                    fail_msg("half a character of %02x: %s", c, out);
+            }
+        }
+    }
+    log_set_json(false);
+    log_info("x", "m", "a b=\n", "c", "", "d", NULL);
+    assert_string_equal(logged(), "level=info module=x message=m a_b__=c =d\n");
+    log_info("x", "m", "name", "Zo\xc3\xab", NULL);
+    assert_string_equal(logged(), "level=info module=x message=m name=\"Zo\xc3\xab\"\n");
+}
+
+static void test_a_secret_out_of_use_is_forgotten(void **state)
+{
+    (void)state;
+    log_add_secret("old+token+value");
+    log_add_secret("new+token+value");
+    log_forget_secret("old+token+value");
+    log_forget_secret("never known");
+    log_forget_secret(NULL);
+    log_info("x", "m", "a", "old+token+value", "b", "new+token+value", "c", "new%2Btoken%2Bvalue",
+             "d", "old%2Btoken%2Bvalue", NULL);
+    assert_string_equal(logged(), "level=info module=x message=m a=old+token+value b=*** c=*** "
+                                  "d=old%2Btoken%2Bvalue\n");
+}
+
 static void test_json(void **state)
 {
     (void)state;
@@ -122,6 +164,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_logfmt),
         T(test_json),
+        T(test_no_control_byte_gets_through),
+        T(test_a_secret_out_of_use_is_forgotten),
         T(test_secrets_are_masked),
         T(test_a_secret_is_not_half_shown_at_the_cut),
         T(test_long_lines_end_whole),
