@@ -108,46 +108,71 @@ $$;
 
 -- Rate -------------------------------------------------------------------------------------------
 
+-- Those that count at a time: the starts before it whose window holds it, at most n.
+create function rate_count(f workflow_flow, wanted timestamptz, begun_only boolean, n int)
+returns int language plpgsql stable as $$
+begin
+  return (
+    select count(*)
+    from (select from workflow_rate_starts x
+          where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
+            and x.at <= wanted and x.until > wanted
+            and x.at > wanted - (span_after(wanted, f.rate_per) - wanted) - interval '2 days'
+            and x.instance_id <> f.instance_id and (x.begun or not begun_only)
+          order by x.at desc limit n) x);
+end $$;
+
 -- The first time, not before `wanted`, at which one more may start: then, if no window that holds it
 -- gets more than the limit, by what was and by what is promised; else behind all that is promised.
 create function rate_next(f workflow_flow, wanted timestamptz) returns timestamptz
 language plpgsql stable as $$
 declare
-  crowded boolean;
+  beyond timestamptz := span_after(wanted, f.rate_per);
+  before int := rate_count(f, wanted, false, f.rate_limit);
+  crowded boolean := before >= f.rate_limit;
   last_one timestamptz;
   nth timestamptz;
 begin
-  select exists (
-    select from (
-      select r.at, lead(r.at, f.rate_limit) over (order by r.at) as beyond
-      from (select x.at from workflow_rate_starts x
-            where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
-              and x.instance_id <> f.instance_id
-              and x.at > wanted - (span_after(wanted, f.rate_per) - wanted) - interval '2 days'
-              and x.at < span_after(wanted, f.rate_per)
-            union all select wanted) r) w
-    where w.beyond < span_after(w.at, f.rate_per)) into crowded;
+  if not crowded and before + (
+       select count(*) from (
+         select from workflow_rate_starts x
+         where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
+           and x.at > wanted and x.at < beyond and x.instance_id <> f.instance_id
+         limit f.rate_limit) x) >= f.rate_limit then
+    select exists (
+      select from (
+        select r.until, lead(r.at, f.rate_limit) over (order by r.at) as follows
+        from (select x.at, x.until from workflow_rate_starts x
+              where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
+                and x.instance_id <> f.instance_id
+                and x.at > wanted - (beyond - wanted) - interval '2 days' and x.at < beyond
+              union all select wanted, beyond) r) w
+      where w.follows < w.until) into crowded;
+  end if;
   if not crowded then
     return wanted;
   end if;
-  select max(x.at) into last_one from workflow_rate_starts x
+  select x.at into last_one from workflow_rate_starts x
   where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
-    and x.instance_id <> f.instance_id;
-  select x.at into nth from workflow_rate_starts x
+    and x.instance_id <> f.instance_id
+  order by x.at desc limit 1;
+  select x.until into nth from workflow_rate_starts x
   where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key
     and x.instance_id <> f.instance_id
   order by x.at desc offset f.rate_limit - 1 limit 1;
-  return greatest(wanted, last_one, span_after(nth, f.rate_per));
+  return greatest(wanted, last_one, nth);
 end $$;
 
 -- One row for an instance; what doesn't count any more goes.
 create function rate_put(f workflow_flow, wanted timestamptz, started boolean) returns void
 language plpgsql volatile as $$
+declare
+  long_ago timestamptz := business_now() - interval '2 days';
 begin
   delete from workflow_rate_starts x where x.instance_id = f.instance_id and not x.begun;
   delete from workflow_rate_starts x
   where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key and x.begun
-    and x.until < business_now() - interval '2 days';
+    and x.at < long_ago and x.until < long_ago;
   insert into workflow_rate_starts (workflow, mode, key, at, instance_id, begun, until)
   values (f.workflow, f.mode, f.rate_key, wanted, f.instance_id, started,
           span_after(wanted, f.rate_per));
@@ -155,12 +180,10 @@ end $$;
 
 -- Whether one may start now by what has started, and not by what is promised to others: their turn
 -- may have passed while nobody was at work.
-create function rate_free(f workflow_flow) returns boolean language sql volatile as $$
-  select count(*) < f.rate_limit
-  from (select from workflow_rate_starts x
-        where x.workflow = f.workflow and x.mode = f.mode and x.key = f.rate_key and x.begun
-          and span_after(x.at, f.rate_per) > business_now() limit f.rate_limit) x
-$$;
+create function rate_free(f workflow_flow) returns boolean language plpgsql volatile as $$
+begin
+  return rate_count(f, business_now(), true, f.rate_limit) < f.rate_limit;
+end $$;
 
 -- Slots ------------------------------------------------------------------------------------------
 
@@ -242,7 +265,7 @@ begin
   end if;
 end $$;
 
--- Asked with the gate locked, before the body of these instances goes on. Returns those that this
+-- Asked before the body of these instances goes on; a unit with other rows has the gate already. Returns those that this
 -- worker doesn't hold: also those that may not go on, which are given back here. What was to stop
 -- them is looked at as in release().
 create function flow_begin(me uuid, ids uuid[]) returns setof uuid language plpgsql volatile as $$
@@ -251,6 +274,7 @@ declare
   f workflow_flow;
   o record;
 begin
+  perform lock_gate();
   perform 1 from workflow_queue x where x.instance_id = any(ids) and x.worker = me
   order by x.instance_id for no key update;
   for q in select x.instance_id, x.watched, x.reason from workflow_queue x
@@ -290,13 +314,18 @@ begin
                                  where x.instance_id = w.id and x.worker = me);
 end $$;
 
--- Told with the gate locked, in the transaction in which these were given back or ended: by their
--- worker, or by whoever else takes an instance out of work. What a worker holds is left alone.
+-- Told in the transaction in which these were given back or ended: by their worker, or by whoever else
+-- takes an instance out of work, with the gate locked before any of their rows. What a worker holds is
+-- left alone.
 create function flow_left(ids uuid[]) returns void language plpgsql volatile as $$
 declare
   f workflow_flow;
   q record;
 begin
+  if not exists (select from workflow_flow x where x.instance_id = any(ids)) then
+    return;
+  end if;
+  perform lock_gate(); -- nothing when it is locked, as it should be
   for f in select * from workflow_flow x where x.instance_id = any(ids) order by x.instance_id loop
     select x.worker, x.state into q from workflow_queue x where x.instance_id = f.instance_id;
     if found then

@@ -146,6 +146,13 @@ class RateTest(Case):
         self.assertEqual("1", self.sql("select count(*) from workflow_queue"))
         self.assertEqual(["skipped|rate"], self.skips())
 
+    def test_two_workers_that_ask_at_once_begin_one(self):
+        asked = [self.began(rate(1, 3600), key=None)["instance"] for _ in range(2)]
+        self.sql("update workflow_queue set due = now()")
+        self.rows("select instance_id from claim('%s', 100)" % self.worker)
+        refused = self.overlap(*("select * from flow_begin('%s', array['%s']::uuid[])" % (self.worker, i) for i in asked))
+        self.assertEqual(("", asked[1]), refused)
+
     def test_over_it_is_skipped_where_that_is_said_and_counted_by_key(self):
         told = [self.began(rate(1, 3600, "skip", key), key=None) for key in ("customer:1", "customer:1", "customer:2")]
         self.assertEqual(sorted([told[0]["instance"], told[2]["instance"]]), self.claim())
@@ -243,6 +250,22 @@ class SlotTest(Case):
         self.rows("begin; select lock_gate(); select * from flow_begin('%s', array['%s','%s']::uuid[]); commit"
                   % (self.worker, one, two))
         self.assertEqual("t", self.sql("select due <= now() from workflow_queue where worker is null"))
+
+    def test_two_workers_that_ask_at_once_get_one_slot(self):
+        asked = [self.began(slots(1), key=None)["instance"] for _ in range(2)]
+        self.rows("select instance_id from claim('%s', 100)" % self.worker)
+        refused = self.overlap(*("select * from flow_begin('%s', array['%s']::uuid[])" % (self.worker, i) for i in asked))
+        self.assertEqual(("", asked[1]), refused)
+
+    def test_a_slot_freed_while_another_asks_for_it_is_not_lost(self):
+        one, two = (self.began(slots(1), key=None)["instance"] for _ in range(2))
+        self.assertEqual([one], self.claim())
+        self.sql("update workflow_queue set due = now() where worker is null")
+        self.rows("select instance_id from claim('%s', 100)" % self.worker)
+        ids = "array['%s'::uuid]" % one
+        self.overlap("select * from flow_begin('%s', array['%s']::uuid[])" % (self.worker, two),
+                     "begin; select finish('%s', %s, null); select flow_left(%s); commit" % (self.worker, ids, ids))
+        self.assertEqual([two], self.claim())
 
     def test_keys_have_slots_of_their_own_and_shadow_too(self):
         for more in ({"flow": slots(1, "job:1")}, {"flow": slots(1, "job:2")},

@@ -103,6 +103,19 @@ describe("flow control is refused", function()
 end)
 
 describe("flow control", function()
+  it("is accepted as authors write it", function()
+    for _, fields in ipairs { 'family = "estimate", priority = "high"',
+      'rate = { limit = 1, per = "90d", key = "customer", over = "skip" }',
+      'class = "transactional", rate = { limit = 25, per = "1d", key = function(e) return e.job.id end }',
+      'class = "transactional", debounce = { quiet = "2m" }',
+      'if_running = "replace", debounce = { quiet = "1m" }, stop_when = { "estimate_created" }' } do
+      assert.is_nil(refusal(fields), fields)
+    end
+    local child = sources('family = "reactivation", rate = { limit = 30, per = "1h" }')
+    child["workflows/followup.lua"] = child["workflows/followup.lua"]:gsub('on = "[^"]+",', "")
+    assert.are.same({}, candidate.load(child, {}).refused)
+  end)
+
   it("is data for the database and for people", function()
     local d = data [[family = "estimate", rate = { limit = 3, per = "1h", key = function() end },
       concurrency = { limit = 2, hold = true }, batch = { within = "1h", max = 20, key = "customer" }]]
