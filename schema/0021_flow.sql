@@ -993,35 +993,6 @@ begin
                           where s.key = new_key and s.kind = 'wait');
 end $$;
 
--- People -----------------------------------------------------------------------------------------
-
--- Holds an instance where it is; its clocks go on, its slot is free. False: it has ended, or is
--- stopping.
-create or replace function pause_instance(instance uuid) returns boolean language plpgsql volatile as $$
-declare
-  q record;
-begin
-  perform lock_gate();
-  select x.worker, x.state into q from workflow_queue x
-  where x.instance_id = instance for no key update;
-  if not found or q.state = 'stopping' then
-    return false;
-  end if;
-  if q.worker is null then
-    update workflow_queue x
-    set state = 'paused', due = null,
-        reason = json_build_object('code', 'paused', 'message', 'paused by a person', 'since',
-          utc(business_now()), 'can', json_build_array('resume', 'cancel'))
-    where x.instance_id = instance;
-    perform flow_left(array[instance]);
-  else
-    insert into workflow_inbox (instance_id, event_id, kind, settled)
-    values (instance, '00000000-0000-0000-0000-000000000000', 'paused', 0) on conflict do nothing;
-    update workflow_queue x set watched = true where x.instance_id = instance and not x.watched;
-  end if;
-  return true;
-end $$;
-
 -- Claiming ---------------------------------------------------------------------------------------
 
 -- As before, and whether flow control has to be asked.

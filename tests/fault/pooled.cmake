@@ -15,7 +15,7 @@ function(long_test test name)
 endfunction()
 
 get_property(names GLOBAL PROPERTY python_tests)
-list(REMOVE_ITEM names settle) # asks the database alone
+list(REMOVE_ITEM names settle flow_settle) # ask the database alone
 foreach(name ${names})
   get_property(more GLOBAL PROPERTY python_test_${name})
   long_test(pooled.${name} ${name})
