@@ -15,7 +15,6 @@ local json = host.json
 local M = {}
 
 local state = { files = {}, settings = {}, company = {}, actions = {}, mappings = {} }
-local contexts = setmetatable({}, { __mode = "k" }) -- coroutine -> its call
 
 -- Loading -----------------------------------------------------------------------------------------
 
@@ -44,11 +43,11 @@ end
 
 local function http(method)
   return function(request)
-    local ctx = contexts[coroutine.running()]
+    local ctx = context.running()
     if not ctx then
       error("http can be used while an action runs only", 2)
     end
-    ctx.calls = (ctx.calls or 0) + 1
+    ctx.calls = ctx.calls + 1
     local url = request.url
     local query = {}
     for name, value in pairs(request.query or {}) do
@@ -77,7 +76,7 @@ local function words_of_actions()
     end,
     http = { get = http "GET", post = http "POST", put = http "PUT", delete = http "DELETE" },
     setting = function(name)
-      local ctx = contexts[coroutine.running()]
+      local ctx = context.running()
       if not ctx then
         error("setting can be used while an action runs only", 2)
       end
@@ -116,6 +115,7 @@ end
 --- Loads the company's files; raises what is wrong with them, with file and line.
 ---@param bundle string JSON {files = {path = source}, settings = {name = value}}
 function M.load(bundle)
+  context.enter(nil)
   local given = json.decode(bundle)
   local set = { files = given.files, settings = given.settings, company = {}, actions = {},
     mappings = {} }
@@ -216,11 +216,9 @@ end
 ---@param options string|nil JSON {retries, timeout, in_doubt}, as the author wrote them
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
 function M.run(name, owner, shadow, now, args, event, options)
-  local ctx = setmetatable({ asked = 0, calls = 0, state = state, name = name, owner = owner,
-    instance = owner:match "^[^/]*",
-    now = now, company = state.company, settings = state.settings, event_text = event,
-    options_text = options, shadow = shadow ~= nil }, context.Context)
-  contexts[coroutine.running()] = ctx
+  local ctx = setmetatable({ asked = 0, state = state, name = name, owner = owner, now = now,
+    event_text = event, options_text = options, shadow = shadow ~= nil }, context.Context)
+  context.enter(ctx)
   return outcome(ctx, pcall(try, ctx, state.actions[name], args))
 end
 

@@ -32,16 +32,21 @@ local checks = {
   end,
 }
 
--- "time?" -> "time", true
-local kinds = setmetatable({}, { __index = function(known, wanted)
-  local kind, optional = wanted:match "^([%a_]+)(%??)$"
-  known[wanted] = { kind, optional == "?" }
-  return known[wanted]
-end })
-
-local function record(v)
+local function is_record(v)
   return type(v) == "table" and (v.id ~= nil or v.phone ~= nil or v.email ~= nil)
 end
+
+-- What is declared, as a list: {name, kind, optional, check}; the types are read once.
+local lists = setmetatable({}, { __mode = "k", __index = function(known, declared)
+  local list = {}
+  for name, wanted in pairs(declared) do
+    local kind, optional = wanted:match "^([%a_]+)(%??)$"
+    list[#list + 1] = { name = name, kind = kind, optional = optional == "?",
+      check = checks[kind] or is_record }
+  end
+  known[declared] = list
+  return list
+end })
 
 --- Raises a readable text when the arguments aren't what the action takes.
 ---@param action string
@@ -54,16 +59,15 @@ function M.check(action, declared, args)
         .. suggest.hint(tostring(name), declared), 0)
     end
   end
-  for name, wanted in pairs(declared) do
-    local kind, optional = kinds[wanted][1], kinds[wanted][2]
-    local value = args[name]
+  for _, wanted in ipairs(lists[declared]) do
+    local name, value = wanted.name, args[wanted.name]
     if value == nil then
-      if not optional then
+      if not wanted.optional then
         error(action .. ": " .. name .. " is missing", 0)
       end
-    elseif not (checks[kind] or record)(value) then
-      error(action .. ": " .. name .. " must be a " .. kind
-        .. (checks[kind] and "" or "'s record, such as e." .. kind), 0)
+    elseif not wanted.check(value) then
+      error(action .. ": " .. name .. " must be a " .. wanted.kind
+        .. (wanted.check == is_record and "'s record, such as e." .. wanted.kind or ""), 0)
     end
   end
 end

@@ -1,8 +1,8 @@
 -- Main module of a body VM: holds one version of one workflow and runs its instances.
 --
 --   load(bundle)                  -> what C needs to know about it
---   run(start, event, history)    one instance (a task), see scheduler.lua for what it posts
---   judge(start, event, stop)     -> "ours" or "not ours": the `when` of a stop
+--   run(instance, event, …)       one instance (a task), see scheduler.lua for what it posts
+--   judge(instance, event, stop)  -> "ours" or "not ours": the `when` of a stop
 --
 -- The environment and the compiled chunks are shared by the instances; each runs the chunks anew,
 -- so that it has file locals and modules of its own.
@@ -15,6 +15,8 @@ local words = require "words"
 
 local json = host.json
 local M = {}
+
+local EPOCH = "1970-01-01T00:00:00Z"
 
 local chunks = {}   -- path -> compiled function
 local version       -- the loaded bundle
@@ -72,7 +74,7 @@ local function read_table(path)
   local function same(t)
     return t
   end
-  local task = durable.new({ workflow = version.name, now = "1970-01-01T00:00:00Z" }, {})
+  local task = durable.new(version.name, "", EPOCH, {})
   durable.enter(task)
   task.loading = true
   local ok, value = pcall(compile(path, source, { events = same, company = same }))
@@ -101,7 +103,7 @@ function M.load(bundle_json)
   for _, source in pairs(version.files) do
     version.undoes = version.undoes or source:find("compensate", 1, true) ~= nil
   end
-  local d = declaration(durable.new({ workflow = version.name, now = "1970-01-01T00:00:00Z" }, {}))
+  local d = declaration(durable.new(version.name, "", EPOCH, {}))
   return json.encode({ class = d.class or "marketing", on_stop = d.on_stop ~= nil,
     on_error = d.on_error ~= nil, undoes = version.undoes })
 end
@@ -150,15 +152,16 @@ end
 -- What was recorded, by the body that recorded it.
 local NO_HISTORY = { run = {}, on_stop = {}, on_error = {}, undo = {} }
 
+-- By the function whose record it is. Branches of run have numbers for names.
 local function histories(history_json)
   if not history_json then
     return NO_HISTORY
   end
   local h = { run = {}, on_stop = {}, on_error = {}, undo = {} }
   for _, s in ipairs(json.decode(history_json)) do
-    local list = h[s[2]:match("^on_%a+") or s[2]:match("^undo")] or h.run
-    list[#list + 1] = { branch = s[2], ordinal = s[3], name = s[4], hash = s[5], state = s[6],
-      at = s[7], output = s[8] }
+    local path = s[2]
+    local list = path >= "a" and h[path:match "^on_%a+" or path:match "^undo"] or h.run
+    list[#list + 1] = s
   end
   return h
 end
@@ -232,14 +235,14 @@ local function run_stop(task, d, h, by)
   return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
 end
 
---- @param start_json string {instance, run, mode, workflow, phase, by, now, seed}
+--- @param instance string
 --- @param event_json string
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
---- @param phase string as in start
---- @param now string as in start
-function M.run(start_json, event_json, history_json, phase, now)
-  local start = late.table(start_json)
-  local task = durable.new(start, nil, now)
+--- @param phase string "run" or "on_stop"
+--- @param now string UTC
+--- @param by_json? string the event that stops it
+function M.run(instance, event_json, history_json, phase, now, by_json)
+  local task = durable.new(version.name, instance, now)
   task.event = late.table(event_json, function(event)
     records.event(task, event)
   end)
@@ -251,18 +254,19 @@ function M.run(start_json, event_json, history_json, phase, now)
   if phase == "on_stop" then
     local last = h.run[#h.run]
     if last and not version.undoes then
-      task.now, task.due = last.at, last.at
+      task.now, task.due = last[7], last[7]
     end
-    return run_stop(task, d, h, records.event(task, start.by))
+    return run_stop(task, d, h, records.event(task, json.decode(by_json)))
   end
   return run_body(task, d, h)
 end
 
---- @param start_json string
+--- @param instance string
+--- @param now string UTC
 --- @param event_json string the instance's event
 --- @param stop_json string the event that may stop it
-function M.judge(start_json, event_json, stop_json)
-  local task = durable.new(json.decode(start_json), json.decode(event_json))
+function M.judge(instance, now, event_json, stop_json)
+  local task = durable.new(version.name, instance, now, json.decode(event_json))
   local it = json.decode(stop_json)
   local d = declaration(task)
   local rule = d.stop_when and d.stop_when[it.name]

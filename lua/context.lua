@@ -10,6 +10,18 @@ local FAILED = {} -- marks a failure that the body is told of
 local UNKNOWN = {} -- marks a call that may have happened
 local HELD = {} -- marks what only a person can repair
 
+local running -- the call whose Lua runs
+
+--- Makes a call the running one; nil: none is.
+function M.enter(ctx)
+  running = ctx
+end
+
+--- The call whose Lua runs, or nil.
+function M.running()
+  return running
+end
+
 -- Failing -----------------------------------------------------------------------------------------
 
 local function fail(code, message, more)
@@ -30,6 +42,7 @@ local function ask(ctx, kind, what)
   local id = tostring(ctx.asked)
   host.post(kind, id, json.encode(what))
   local got, status, text = coroutine.yield()
+  running = ctx
   assert(got == id, "an answer to another question")
   local answer = json.decode(text)
   if status == "ok" then
@@ -53,10 +66,17 @@ local late = {
     local text = rawget(ctx, "options_text")
     return tries.of(text and json.decode(text) or {})
   end,
+  instance = function(ctx)
+    return ctx.owner:match "^[^/]*"
+  end,
 }
 
+local OF_ALL = { company = true, settings = true }
+
 function Context.__index(ctx, name)
-  if late[name] then
+  if OF_ALL[name] then
+    return ctx.state[name]
+  elseif late[name] then
     ctx[name] = late[name](ctx)
     return ctx[name]
   end

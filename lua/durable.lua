@@ -10,6 +10,16 @@ local NOTHING = json.encode({})
 M.NO_OPTIONS = {} -- the options of most steps
 M.RUN = {} -- tells a branch to run its own step now
 
+-- 7 -> "7"; small ones are made once.
+local NUMBERS = setmetatable({}, { __index = function(known, n)
+  local text = tostring(n)
+  if n <= 100 then
+    known[n] = text
+  end
+  return text
+end })
+M.NUMBERS = NUMBERS
+
 local current -- the task whose Lua is running
 
 local function where(message)
@@ -44,7 +54,7 @@ end
 local function count_name(branch, name)
   local n = (branch.names[name] or 0) + 1
   branch.names[name] = n
-  return name .. "#" .. n
+  return name .. "#" .. NUMBERS[n]
 end
 
 local function encode(value, what)
@@ -55,7 +65,7 @@ local function encode(value, what)
   return text
 end
 
--- Hands a request to the scheduler and returns what was recorded for it.
+-- Hands a request to the scheduler and returns what was recorded for it: its state and output.
 local function ask(request)
   local task = current
   if task.pure then
@@ -71,18 +81,18 @@ local function ask(request)
   request.ordinal = branch.ordinal
   request.name = request.name or count_name(branch, request.word)
   request.hash = host.hash(request.input)
-  local record = coroutine.yield(request)
+  local state, output = coroutine.yield(request)
   task.answered = request
-  if record.other then -- something else was recorded here
-    local name, other = request.name, record.other.name
-    local message = where("asks for " .. name .. " where " .. other .. " was recorded")
-    if name == other then
+  if state == "other" then -- something else was recorded here
+    local name, other = request.name, output
+    local message = where("asks for " .. name .. " where " .. other.name .. " was recorded")
+    if name == other.name then
       message = where("asks for " .. name .. " with other arguments than were recorded")
     end
     coroutine.yield({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
-      .. task.start.workflow .. "' shows the change", request = request, other = record.other })
+      .. task.workflow .. "' shows the change", request = request, other = other })
   end
-  return record
+  return state, output
 end
 
 --- An action with effects. Raises its final failure, as recorded.
@@ -91,22 +101,21 @@ end
 ---@param options table name, retries, timeout, in_doubt
 function M.step(action, args, options)
   local request = { kind = "step", word = action, name = options.name, input = encode(args, action),
-    options = NOTHING, branch = false, ordinal = 0, hash = false, answered = false }
-  local rest = options ~= M.NO_OPTIONS and { retries = options.retries, timeout = options.timeout,
-    in_doubt = options.in_doubt }
-  if rest and next(rest) then
-    request.options = json.encode(rest)
+    options = NOTHING, branch = false, ordinal = 0, hash = false }
+  if options ~= M.NO_OPTIONS then
+    request.options = json.encode({ retries = options.retries, timeout = options.timeout,
+      in_doubt = options.in_doubt })
   end
-  local record = ask(request)
-  if record.state == "failed" then
-    local err = record.output
+  local state, output = ask(request)
+  if state == "failed" then
+    local err = output
     if type(err) ~= "table" then
       err = { action = action, code = "unavailable", message = tostring(err) }
     end
     current.raised[err] = request
     error(err, 0)
   end
-  return record.output
+  return output
 end
 
 --- Waits until a business time.
@@ -124,17 +133,18 @@ end
 ---@param when? function(it) has the last word
 function M.wait(word, args, spec, when)
   spec.judged = when ~= nil
-  local record = ask({ kind = "wait", word = word, input = encode(args, word), spec = spec,
+  local _, output = ask({ kind = "wait", word = word, input = encode(args, word), spec = spec,
     deadline = spec.deadline, when = when })
-  return record.output.event
+  return output.event
 end
 
 --- Waits for the end of a child: {state, value, reason, error}.
 ---@param word string
 ---@param child string its instance
 function M.wait_child(word, child)
-  return ask({ kind = "wait", word = word, input = encode({ child }, word),
-    spec = { child = child, judged = false } }).output
+  local _, output = ask({ kind = "wait", word = word, input = encode({ child }, word),
+    spec = { child = child, judged = false } })
+  return output
 end
 
 --- Raises an error that came out of the record, as the failure of the request before it.
@@ -150,8 +160,9 @@ end
 ---@param output table
 ---@param state? string "note": a line of the timeline
 function M.record(word, args, output, state)
-  return ask({ kind = "record", word = word, input = encode(args, word),
-    output = encode(output, word), state = state or "done" }).output
+  local _, recorded = ask({ kind = "record", word = word, input = encode(args, word),
+    output = encode(output, word), state = state or "done" })
+  return recorded
 end
 
 -- Runs the author's own function: no effects, no waits, no assignments to outer locals.
@@ -185,16 +196,16 @@ end
 ---@param f function
 function M.own(name, f)
   local request = { kind = "own", word = name, input = NOTHING }
-  local record = ask(request)
-  if record == M.RUN then
+  local state, output = ask(request)
+  if state == M.RUN then
     run_own(current, request, f)
-    record = coroutine.yield(request)
+    state, output = coroutine.yield(request)
   end
-  if record.state == "failed" then
-    current.raised[record.output] = request
-    error(record.output, 0)
+  if state == "failed" then
+    current.raised[output] = request
+    error(output, 0)
   end
-  return record.output.value
+  return output.value
 end
 
 --- Runs functions side by side and returns their results under the same keys; when some failed,
@@ -251,7 +262,7 @@ end
 --- A number in [0, 1) from the branch's own generator: the same in every replay.
 function M.random()
   local branch = current.running
-  local seed = branch.seed or tonumber(host.hash(current.start.seed .. ":" .. branch.path):sub(1, 15), 16)
+  local seed = branch.seed or tonumber(host.hash(current.instance .. ":" .. branch.path):sub(1, 15), 16)
   -- xorshift64*
   seed = seed ~ (seed >> 12)
   seed = seed ~ (seed << 25)
@@ -261,14 +272,15 @@ function M.random()
 end
 
 --- A task: what one run of a body has of its own.
----@param start table
+---@param workflow string its name
+---@param instance string
+---@param now string UTC
 ---@param event table
----@param now? string start.now
-function M.new(start, event, now)
-  now = now or start.now
-  return { start = start, event = event, now = now, due = now, modules = {}, raised = {},
-    entities = {}, running = false, loading = false, pure = false, ended = false, result = false,
-    diverged = false, answered = false, ready = false, pending = false, asked = false, undos = false }
+function M.new(workflow, instance, now, event)
+  return { workflow = workflow, instance = instance, event = event, now = now, due = now,
+    modules = {}, raised = {}, entities = {}, running = false, loading = false, pure = false,
+    ended = false, result = false, diverged = false, answered = false, ready = false,
+    pending = false, asked = false, undos = false }
 end
 
 --- Makes a task the running one.

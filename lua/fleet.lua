@@ -26,15 +26,18 @@ local function replay(instance)
   rawset(host, "post", function(...)
     posts[#posts + 1] = { ... }
   end)
-  local start = { instance = instance.instance, run = instance.run, mode = instance.mode,
-    workflow = instance.workflow, phase = "run", now = instance.created, seed = instance.instance }
   local co = coroutine.create(body.run)
-  local ok, result = coroutine.resume(co, json.encode(start), instance.event, instance.steps)
+  local got = table.pack(coroutine.resume(co, instance.instance, instance.event, instance.steps, "run",
+    instance.created))
   rawset(host, "post", real_post)
-  if not ok then
-    return posts, { state = "stuck", reason = { message = tostring(result) } }
+  if not got[1] then
+    return posts, { state = "stuck", reason = { message = tostring(got[2]) } }
+  elseif coroutine.status(co) == "dead" then
+    return posts, json.decode(got[2])
+  elseif got.n > 1 then
+    posts[#posts + 1] = table.pack(table.unpack(got, 2))
   end
-  return posts, coroutine.status(co) == "dead" and json.decode(result) or nil
+  return posts
 end
 
 local function what_next(posts, ended)

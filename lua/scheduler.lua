@@ -9,27 +9,20 @@ local durable = require "durable"
 local M = {}
 
 local json = host.json
+local NUMBERS = durable.NUMBERS
 
--- What a branch waits for, by its path and the ordinal.
-local function add_pending(task, request)
-  local path = request.branch.path
-  local of = task.pending[path]
-  if not of then
-    of = {}
-    task.pending[path] = of
-  end
-  of[request.ordinal] = request
-end
+local ENDED = {} -- what a branch's coroutine yields before the value of its function
+local MAX_IDLE = 100
+local idle = {}  -- coroutines of branches that have ended; they run others
 
-local function pending(task, path, ordinal)
-  local of = task.pending[path]
-  return of and of[ordinal]
+local function live(f, ...)
+  return live(coroutine.yield(ENDED, f(...)))
 end
 
 local function spawn(task, path, f, group, index, ...)
   local branch = { path = path, ordinal = 0, names = {}, group = group, index = index,
-    co = coroutine.create(f) }
-  task.ready[#task.ready + 1] = { branch, ... }
+    co = table.remove(idle) or coroutine.create(live) }
+  task.ready[#task.ready + 1] = { branch, f, ... }
 end
 
 local function result_of(task, branch, ok, value)
@@ -73,11 +66,12 @@ end
 -- Runs one branch until it blocks or ends.
 local function go_on(task, branch, ...)
   task.running = branch
-  local ok, request = coroutine.resume(branch.co, ...)
+  local ok, request, value = coroutine.resume(branch.co, ...)
   if not ok then
     result_of(task, branch, false, request)
-  elseif coroutine.status(branch.co) == "dead" then
-    result_of(task, branch, true, request)
+  elseif request == ENDED then
+    idle[#idle + 1] = #idle < MAX_IDLE and branch.co or nil
+    result_of(task, branch, true, value)
   elseif request.kind == "all" then
     spawn_all(task, branch, request)
   elseif request.kind == "end" then
@@ -85,103 +79,106 @@ local function go_on(task, branch, ...)
   elseif request.kind == "diverged" then
     task.diverged = request
   else
-    add_pending(task, request)
+    task.pending[branch.path] = request
     task.asked[#task.asked + 1] = request
   end
 end
 
+local function is_over(task)
+  return task.ended or task.result or task.diverged
+end
+
 -- Runs what is ready until all branches are blocked or the body has ended.
 local function run_ready(task)
-  while task.ready[1] and not task.ended and not task.result and not task.diverged do
+  while task.ready[1] and not is_over(task) do
     local next_ = table.remove(task.ready, 1)
     go_on(task, next_[1], table.unpack(next_, 2))
   end
 end
 
--- Hands one completion to the branch that waits for it, and runs on.
-local function deliver(task, done)
-  local request = pending(task, done.branch, done.ordinal)
-  if not request then
-    task.diverged = { message = "the body didn't ask for "
-      .. tostring(done.name or done.branch .. "/" .. done.ordinal) .. ", which was recorded", other = done }
+-- Hands one completion to the branch that waits for it, and runs on. Only what comes from the record
+-- has a name and a hash: they must be those that are asked for now.
+local function deliver(task, path, ordinal, name, hash, state, at, output)
+  local request = task.pending[path]
+  if not request or request.ordinal ~= ordinal then
+    task.diverged = { message = "the body didn't ask for " .. tostring(name or path .. "/" .. ordinal)
+      .. ", which was recorded", other = { branch = path, ordinal = ordinal, name = name } }
     return
   end
-  task.pending[done.branch][done.ordinal] = nil
-  request.answered = true
-  if done.name and (done.name ~= request.name or done.hash ~= request.hash) then
-    go_on(task, request.branch, { other = done })
+  task.pending[path] = nil
+  if task.asked[#task.asked] == request then
+    task.asked[#task.asked] = nil
+  end
+  if name and (name ~= request.name or hash ~= request.hash) then
+    go_on(task, request.branch, "other", { branch = path, ordinal = ordinal, name = name })
   else
-    local output = done.output
-    if done.text then
-      output = json.decode(done.text)
-    end
-    task.now, task.due = done.at, done.at
+    task.now, task.due = at, at
     if (request.kind == "sleep" or request.kind == "wait") and output["until"] then
       task.due = output["until"] -- what comes next was due then, however late it is
     end
-    go_on(task, request.branch, { state = done.state, output = output })
+    go_on(task, request.branch, state, output)
   end
   run_ready(task)
 end
 
-local post = {
+-- What is posted of a request.
+local message = {
   step = function(task, r)
-    host.post("step", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.options,
-      task.now, task.due, r.word)
+    return "step", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.options, task.now,
+      task.due, r.word
   end,
   sleep = function(_, r)
-    host.post("sleep", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.deadline)
+    return "sleep", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.deadline
   end,
   wait = function(_, r)
-    host.post("wait", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input,
-      json.encode(r.spec), r.deadline or "")
+    return "wait", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, json.encode(r.spec),
+      r.deadline or ""
   end,
   record = function(_, r)
-    host.post("record", r.branch.path, tostring(r.ordinal), r.name, r.hash, r.input, r.output,
-      r.state)
+    return "record", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.output, r.state
   end,
 }
 
--- Posts what the record doesn't answer; own steps run here. A turn that posts one request posts just
--- that; any other begins with how many follow, so that the owner knows when the turn is over.
-local function post_asked(task)
-  local first = task.asked[1]
-  if first and not task.asked[2] and first.kind ~= "own" and not first.answered and not task.diverged
-    and not task.result and not task.ended then
-    task.asked[1] = nil
-    post[first.kind](task, first)
-    return
-  end
-  local outgoing = {}
-  while #task.asked > 0 and not task.diverged and not task.result and not task.ended do
-    local asked = task.asked
-    task.asked = {}
-    for _, request in ipairs(asked) do
-      if request.kind == "own" and not request.answered then
-        task.pending[request.branch.path][request.ordinal] = nil
-        task.ready[#task.ready + 1] = { request.branch, durable.RUN }
-        run_ready(task)
-      elseif not request.answered then
-        outgoing[#outgoing + 1] = request
-      end
+-- Runs the own steps that the record doesn't answer; returns the requests that are left to be posted.
+local function take_asked(task)
+  local outgoing, at = task.asked, 1
+  task.asked = {}
+  while outgoing[at] and not is_over(task) do
+    local request = outgoing[at]
+    if task.pending[request.branch.path] ~= request then
+      table.remove(outgoing, at)
+    elseif request.kind == "own" then
+      table.remove(outgoing, at)
+      go_on(task, request.branch, durable.RUN)
+      run_ready(task)
+      table.move(task.asked, 1, #task.asked, #outgoing + 1, outgoing)
+      task.asked = {}
+    else
+      at = at + 1
     end
   end
-  if task.diverged or task.result or task.ended then
-    return
+  return outgoing
+end
+
+-- Posts requests and waits for what the owner resumes us with. A turn that posts one request posts
+-- just that; any other begins with how many follow, so that the owner knows when the turn is over.
+local function post(task, requests)
+  local first = requests[1]
+  if first and not requests[2] then
+    return coroutine.yield(message[first.kind](task, first))
   end
-  if #outgoing ~= 1 then
-    host.post("batch", tostring(#outgoing))
+  host.post("batch", NUMBERS[#requests])
+  for _, request in ipairs(requests) do
+    host.post(message[request.kind](task, request))
   end
-  for _, request in ipairs(outgoing) do
-    post[request.kind](task, request)
-  end
+  return coroutine.yield()
 end
 
 local function judge(task, branch, ordinal, event_json)
-  local request = pending(task, branch, ordinal)
+  local request = task.pending[branch]
   local it = json.decode(event_json)
   local verdict = "not ours"
-  if request and request.when then
+  if request and request.ordinal == ordinal and request.when then
     task.pure = "'when' may only look at its event"
     local ok, value = pcall(request.when, it, task.event)
     task.pure = nil
@@ -209,8 +206,6 @@ local function diverged(task)
   end
 end
 
-local live = {} -- a completion that comes from the owner; nobody keeps it past its turn
-
 -- Runs a function through what was recorded of it.
 local function replay(task, path, f, history, ...)
   durable.enter(task)
@@ -219,13 +214,15 @@ local function replay(task, path, f, history, ...)
   spawn(task, path, f, nil, nil, ...)
   run_ready(task)
   local position = 1
-  while history[position] and not task.diverged and not task.ended and not task.result do
-    deliver(task, history[position])
+  while history[position] and not is_over(task) do
+    local s = history[position]
+    deliver(task, s[2], s[3], s[4], s[5], s[6], s[7], s[8])
     position = position + 1
   end
-  if history[position] and not task.diverged then
-    task.diverged = { message = "the body ended before " .. history[position].name
-      .. ", which was recorded", other = history[position] }
+  local s = history[position]
+  if s and not task.diverged then
+    task.diverged = { message = "the body ended before " .. s[4] .. ", which was recorded",
+      other = { branch = s[2], ordinal = s[3], name = s[4] } }
   end
 end
 
@@ -246,28 +243,28 @@ end
 ---@param task table from M.new
 ---@param path string "" for run
 ---@param f function
----@param history table completions still to be delivered, oldest first; emptied
+---@param history table completions, oldest first: {seq, branch, ordinal, name, hash, state, at, output}
 function M.run(task, path, f, history, ...)
   replay(task, path, f, history, ...)
   local kind, a, b, c, d, e
   while true do
-    if kind ~= "judge" then
-      post_asked(task)
+    if kind == "judge" then
+      judge(task, b, math.tointeger(c), d)
+      kind, a, b, c, d, e = coroutine.yield()
+    else
+      local requests = take_asked(task)
+      if task.diverged then
+        diverged(task)
+      elseif task.result then
+        return nil, task.result
+      elseif task.ended then
+        return task.ended.ok, task.ended.value
+      end
+      kind, a, b, c, d, e = post(task, requests)
     end
-    if task.diverged then
-      diverged(task)
-    elseif task.result then
-      return nil, task.result
-    elseif task.ended then
-      return task.ended.ok, task.ended.value
-    end
-    kind, a, b, c, d, e = coroutine.yield()
     durable.enter(task)
     if kind == "done" then
-      live.branch, live.ordinal, live.at, live.state, live.text = a, math.tointeger(b), c, d, e
-      deliver(task, live)
-    elseif kind == "judge" then
-      judge(task, b, math.tointeger(c), d)
+      deliver(task, a, math.tointeger(b), nil, nil, d, c, json.decode(e))
     end
   end
 end

@@ -27,7 +27,6 @@ local OURS = {
 }
 
 local OPTIONS = { name = "string", retries = "number", timeout = "string", in_doubt = "string" }
-local NO_ARGS = {}
 local KEPT = { "sms.send", "email.send" } -- of ours, those that may take in_doubt
 
 -- in_doubt is for what may be out and can't be looked for: messages, and the company's own actions.
@@ -40,19 +39,14 @@ local function check_options(action, options)
 end
 
 local function has_options(args)
-  for k in pairs(args or NO_ARGS) do
-    if OPTIONS[k] then
-      return true
-    end
-  end
-  return false
+  return args.name ~= nil or args.retries ~= nil or args.timeout ~= nil or args.in_doubt ~= nil
 end
 
 local function split_options(action, args)
   if args ~= nil and type(args) ~= "table" then
     raise(action .. " takes one table: " .. action .. " { … }")
   end
-  if action == "agent.run" or not has_options(args) then
+  if not args or action == "agent.run" or not has_options(args) then
     return args or {}, durable.NO_OPTIONS
   end
   local rest, options = {}, {}

@@ -30,7 +30,7 @@ end
 local function who()
   local task = durable.task()
   local customer = task.event.customer or {}
-  return tostring(customer.id or customer.phone or customer.email or task.start.instance)
+  return tostring(customer.id or customer.phone or customer.email or task.instance)
 end
 
 ---@param api table

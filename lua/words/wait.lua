@@ -28,7 +28,7 @@ local function wanted_keys(name, of, same)
     end
     return keys
   elseif of == "instance" then
-    return { "instance:" .. task.start.instance }
+    return { "instance:" .. task.instance }
   end
   local entity = same or of
   local record = task.event[entity]

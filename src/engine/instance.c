@@ -230,28 +230,16 @@ static const char *now_of(const struct instance *in, const char *phase)
     return strcmp(phase, "on_stop") == 0 ? in->last_at : in->created;
 }
 
-static void start_json(const struct instance *in, const char *phase, const char *by,
-                       struct buf *out)
-{
-    buf_init(out, 16u << 20);
-    buf_printf(out,
-               "{\"instance\":\"%s\",\"run\":%d,\"mode\":\"%s\",\"workflow\":\"%s\","
-               "\"phase\":\"%s\",\"now\":\"%s\",\"seed\":\"%s\",\"by\":%s}",
-               in->id, in->run, in->mode, in->body->workflow, phase, now_of(in, phase), in->id,
-               by ? by : "null");
-}
-
 /* Whether a candidate stops us: by the word of its `when`, if it has one. */
 static bool is_ours(struct instance *in, const struct candidate *c)
 {
     if (!c->judged)
         return true;
-    struct buf start, verdict;
+    struct buf verdict;
     struct err err;
-    start_json(in, "judge", NULL, &start);
     buf_init(&verdict, 64);
-    const struct slice args[] = {
-        {start.data, start.len}, slice_of(in->event), {c->payload, strlen(c->payload)}};
+    const struct slice args[] = {slice_of(in->id), slice_of(in->created), slice_of(in->event),
+                                 slice_of(c->payload)};
     mark_set(in->id);
     bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
     mark_clear();
@@ -260,7 +248,6 @@ static bool is_ours(struct instance *in, const struct candidate *c)
         instance_leave_stuck(in, "stop_error", err.message);
     else if (!ours)
         not_ours(in, c);
-    buf_fini(&start);
     buf_fini(&verdict);
     return ours;
 }
@@ -302,18 +289,12 @@ bool instance_consider(struct instance *in)
 
 static void start_body(struct instance *in, const char *phase, const char *by)
 {
-    struct buf start;
-    start_json(in, phase, by, &start);
-    const struct slice args[] = {{start.data, start.len},
-                                 slice_of(in->event),
-                                 slice_of(in->steps),
-                                 slice_of(phase),
-                                 slice_of(now_of(in, phase))};
+    const struct slice args[] = {slice_of(in->id), slice_of(in->event),         slice_of(in->steps),
+                                 slice_of(phase),  slice_of(now_of(in, phase)), slice_of(by)};
     in->turns = 1;
     in->expected = -1;
     in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);
     task_blame(in->task, in->id);
-    buf_fini(&start);
     free(in->steps);
     in->steps = NULL;
 }

@@ -21,7 +21,7 @@ struct request {
     enum request_kind kind;
     enum request_state state;
     int ordinal;
-    char *branch, *name, *hash, *input;
+    char *branch, *step, *name, *hash, *input; /* step: "branch/ordinal" */
     char *word, *options, *now, *due; /* a step's: its action, ... */
     char *deadline;                   /* a sleep's, a wait's; NULL: none */
     char *spec;                       /* a wait's: types, judged, since as members */

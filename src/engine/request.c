@@ -15,6 +15,12 @@
 
 /* ---- making ---- */
 
+/* What is kept of its place: "branch/ordinal". */
+static struct slice ordinal_text(const struct request *r)
+{
+    return slice_of(strrchr(r->step, '/') + 1);
+}
+
 static char *copy(const struct slice *args, size_t nargs, size_t i)
 {
     return i < nargs && args[i].data ? xstrndup(args[i].data, args[i].len) : NULL;
@@ -46,6 +52,10 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
     r->kind = kinds[k].kind;
     r->branch = copy(args, nargs, 1);
     r->ordinal = atoi(args[2].data);
+    r->step = xmalloc(args[1].len + 1 + args[2].len + 1);
+    char *slash = (char *)mempcpy(r->step, args[1].data, args[1].len);
+    *slash = '/';
+    memcpy(slash + 1, args[2].data, args[2].len + 1);
     r->name = copy(args, nargs, 3);
     r->hash = copy(args, nargs, 4);
     r->input = copy(args, nargs, 5);
@@ -88,7 +98,7 @@ void request_free(struct request *r)
         r->candidates = c->next;
         candidate_free(c);
     }
-    char *texts[] = {r->branch, r->name, r->hash,     r->input,  r->options, r->now,
+    char *texts[] = {r->branch, r->step, r->name,     r->hash,   r->input,   r->options, r->now,
                      r->due,    r->spec, r->deadline, r->output, r->outcome, r->word};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         free(texts[i]);
@@ -103,12 +113,10 @@ static void deliver(struct request *r, const char *at, const char *state, const 
     struct instance *in = r->in;
     snprintf(in->last_at, sizeof(in->last_at), "%s", at);
     if (!in->leaving && !instance_consider(in) && !in->leaving) {
-        char *ordinal = xprintf("%d", r->ordinal);
-        const struct slice args[] = {slice_of("done"), slice_of(r->branch), slice_of(ordinal),
+        const struct slice args[] = {slice_of("done"), slice_of(r->branch), ordinal_text(r),
                                      slice_of(at),     slice_of(state),     slice_of(output)};
         in->turns++;
         task_resume(in->task, args, ARRAY_LEN(args));
-        free(ordinal);
     }
     request_free(r);
     instance_pump(in);
@@ -164,7 +172,15 @@ static void step_written(struct note *note)
     instance_pump(in);
 }
 
-static void write_step(struct request *r, const char *state, const char *output)
+/* The note takes the texts that the request needs no more. */
+static char *take(char **text)
+{
+    char *taken = *text;
+    *text = NULL;
+    return taken;
+}
+
+static void write_step(struct request *r, const char *state, char *output)
 {
     struct note *note = new_note(r, NOTE_STEP, step_written);
     note->run = r->in->run;
@@ -172,11 +188,11 @@ static void write_step(struct request *r, const char *state, const char *output)
     note->ordinal = r->ordinal;
     note->took_ms = r->began_ms ? (int)(clock_mono_ms() - r->began_ms) : 0;
     note->branch = xstrdup(r->branch);
-    note->name = xstrdup(r->name);
-    note->hash = xstrdup(r->hash);
+    note->name = take(&r->name);
+    note->hash = take(&r->hash);
     note->state = xstrdup(state);
-    note->input = xstrdup(r->input);
-    note->output = xstrdup(output ? output : "null");
+    note->input = take(&r->input);
+    note->output = output;
     journal_add(r->in->host->journal, note);
 }
 
@@ -205,17 +221,16 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
     switch (verdict) {
     case ACTION_DONE:
         if (text && strlen(text) > RESULT_MAX) {
-            char *refusal = xprintf("{\"action\":\"%s\",\"code\":\"refused\",\"attempts\":1,"
-                                    "\"message\":\"its result is larger than 1 MB: ask for less\"}",
-                                    r->word);
-            write_step(r, "failed", refusal);
-            free(refusal);
+            write_step(r, "failed",
+                       xprintf("{\"action\":\"%s\",\"code\":\"refused\",\"attempts\":1,"
+                               "\"message\":\"its result is larger than 1 MB: ask for less\"}",
+                               r->word));
             return;
         }
-        write_step(r, "done", text);
+        write_step(r, "done", xstrdup(text ? text : "null"));
         return;
     case ACTION_FAILED:
-        write_step(r, "failed", text);
+        write_step(r, "failed", xstrdup(text ? text : "null"));
         return;
     case ACTION_STOPPING:
         journal_add(in->host->journal, new_note(r, NOTE_ASK, stops_asked));
@@ -249,10 +264,9 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
 static void begin_action(struct request *r)
 {
     struct instance *in = r->in;
-    char *step = xprintf("%s/%d", r->branch, r->ordinal);
     const struct action_call call = {.instance = in->id,
                                      .run = in->run,
-                                     .step = step,
+                                     .step = r->step,
                                      .name = r->word,
                                      .args = r->input,
                                      .args_len = strlen(r->input),
@@ -268,7 +282,6 @@ static void begin_action(struct request *r)
     r->state = REQUEST_ACTING;
     r->began_ms = clock_mono_ms();
     r->action = action_start(in->host->actions, &call, acted, r);
-    free(step);
 }
 
 /* ---- sleeps and waits ---- */
@@ -277,12 +290,10 @@ static void suspend(struct request *r, const char *chosen);
 
 static void judge(struct request *r)
 {
-    char *ordinal = xprintf("%d", r->ordinal);
     const struct slice args[] = {slice_of("judge"), slice_of("wait"), slice_of(r->branch),
-                                 slice_of(ordinal), slice_of(r->candidates->payload)};
+                                 ordinal_text(r), slice_of(r->candidates->payload)};
     r->state = REQUEST_JUDGING;
     task_resume(r->in->task, args, ARRAY_LEN(args));
-    free(ordinal);
 }
 
 void request_judged(struct instance *in, const struct slice *args, size_t nargs)
@@ -422,7 +433,7 @@ void request_begin(struct request *r)
         suspend(r, NULL);
         break;
     case REQUEST_RECORD:
-        write_step(r, r->outcome, r->output);
+        write_step(r, r->outcome, take(&r->output));
         break;
     }
 }

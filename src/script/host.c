@@ -23,9 +23,11 @@ static int l_hash(lua_State *L)
 {
     size_t len;
     const char *text = luaL_checklstring(L, 1, &len);
-    char hex[17];
-    snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)digest_hash64(text, len));
-    lua_pushstring(L, hex);
+    char hex[16];
+    uint64_t hash = digest_hash64(text, len);
+    for (size_t i = sizeof(hex); i > 0; i--, hash >>= 4)
+        hex[i - 1] = "0123456789abcdef"[hash & 15];
+    lua_pushlstring(L, hex, sizeof(hex));
     return 1;
 }
 

@@ -1,9 +1,9 @@
 /* json_lua.h - JSON for Lua: the module `host.json`. Private to script/.
  *
- * lua-cjson parses; around it the text is first checked (numbers, UTF-8, depth) and what cjson
- * would lose is marked, then the tables are put right: integral numbers become integers, integers
- * beyond 2^53 stay texts, arrays are known as arrays even when empty, null is an absent key. The
- * writer is our own, because cjson rounds numbers and doesn't sort keys. */
+ * Reader and writer are our own: the packaged lua-cjson makes every number a float, rounds it when
+ * it writes, doesn't sort keys and knows no empty array. Here integral numbers are integers,
+ * integers beyond 2^53 stay texts, arrays are known as arrays even when empty, and null is an
+ * absent key. */
 #ifndef SCRIPT_JSON_LUA_H
 #define SCRIPT_JSON_LUA_H
 
@@ -14,8 +14,7 @@
 #define JSON_MAX_DEPTH 32
 #define JSON_MAX_TEXT (16u << 20)    /* bytes that one encode may write */
 #define JSON_MAX_INTEGER (1LL << 53) /* exact in every JSON implementation */
-#define JSON_EMPTY_ARRAY "\0[]"      /* what the reader puts for cjson's sake; */
-#define JSON_BIG_NUMBER "\0N"        /* no real string has a NUL */
+#define JSON_BIG_NUMBER "\0N"        /* marks the digits of one: no real string has a NUL */
 
 enum json_nulls {
     JSON_DROP_NULLS, /* keys and elements that are null are absent */
@@ -35,20 +34,6 @@ void json_write(lua_State *L, int index, bool exact);
 void json_mark_array(lua_State *L, int index);
 bool json_is_array(lua_State *L, int index);
 
-/* json_scan.c: tokens of JSON text, as far as they concern us. */
-enum json_token {
-    TOKEN_END,
-    TOKEN_PLAIN, /* punctuation, blanks, words, small numbers, strings: copied as it is */
-    TOKEN_BIG,   /* an integer beyond 2^53 */
-    TOKEN_EMPTY  /* [] */
-};
-struct json_scan {
-    const char *text;
-    size_t len, at, start; /* the last token is text[start .. at) */
-    int depth;
-    const char *error; /* set: the text isn't acceptable, at byte start + 1 */
-};
-enum json_token json_scan(struct json_scan *scan);
 /* The offset of the first byte that isn't UTF-8, or len. */
 size_t json_utf8(const char *text, size_t len);
 

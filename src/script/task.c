@@ -12,11 +12,13 @@
 #include "base/mem.h"
 
 #include <lauxlib.h>
+#include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_IDLE 256           /* coroutines kept for other tasks */
 #define MAX_POSTED (32u << 20) /* bytes posted between two yields */
+#define MAX_YIELDED 12
 
 /* A list of strings in one block of memory. */
 struct batch {
@@ -37,7 +39,8 @@ struct task {
     const struct task_owner *owner;
     void *ctx;
     const char *blame; /* whose Lua it is; NULL: nobody's */
-    char *function;
+    const char *function;
+    const struct batch *given; /* what the run that goes on was resumed with */
     struct queue resumes, posts;
     size_t posted_bytes;
     int64_t used_us;
@@ -128,7 +131,7 @@ struct task *task_start(struct vm *vm, const char *function, const struct slice 
     task->vm = vm;
     task->owner = owner;
     task->ctx = ctx;
-    task->function = xstrdup(function);
+    task->function = function;
     task->ref = LUA_NOREF;
     queue_init(&task->resumes);
     queue_init(&task->posts);
@@ -183,7 +186,6 @@ static void task_free(struct task *task)
     unlink_task(task);
     queue_fini(&task->resumes);
     queue_fini(&task->posts);
-    free(task->function);
     free(task);
 }
 
@@ -207,43 +209,86 @@ void task_cancel(struct task *task)
 
 /* ---- a turn ---- */
 
-struct start {
-    struct task *task;
-    const struct batch *batch;
-};
+static struct task *running_task(lua_State *L)
+{
+    struct task *task = vm_of(L)->running;
+    return task && task->co == L ? task : NULL;
+}
 
-static void get_coroutine(lua_State *L, struct task *task)
+static int started(lua_State *L, int status, lua_KContext ctx)
+{
+    (void)L, (void)status, (void)ctx;
+    return 1;
+}
+
+/* What a coroutine of ours runs: main[function](args...). */
+static int start(lua_State *L)
+{
+    const struct task *task = running_task(L);
+    const struct batch *given = task->given;
+    vm_push_function(L, task->function);
+    vm_push_slices(L, given->args, given->nargs);
+    lua_callk(L, (int)given->nargs, 1, 0, started);
+    return 1;
+}
+
+static int resumed(lua_State *L, int status, lua_KContext ctx)
+{
+    (void)status, (void)ctx;
+    const struct batch *given = running_task(L)->given;
+    vm_push_slices(L, given->args, given->nargs);
+    return (int)given->nargs;
+}
+
+/* coroutine.yield. What the task itself yields is for its owner, and it gets what that resumes it
+ * with; the strings are made here, where running out of memory is an error of the script. */
+static int l_yield(lua_State *L)
+{
+    int count = lua_gettop(L);
+    if (!running_task(L))
+        return lua_yield(L, count);
+    luaL_argcheck(L, count <= MAX_YIELDED, MAX_YIELDED + 1, "too many values for the owner");
+    for (int i = 1; i <= count; i++)
+        if (!lua_isnil(L, i))
+            luaL_checkstring(L, i);
+    return lua_yieldk(L, count, 0, resumed);
+}
+
+void task_open(lua_State *L)
+{
+    lua_getglobal(L, LUA_COLIBNAME);
+    lua_pushcfunction(L, l_yield);
+    lua_setfield(L, -2, "yield");
+    lua_pop(L, 1);
+}
+
+static int new_coroutine(lua_State *L)
+{
+    struct task *task = lua_touserdata(L, 1);
+    lua_State *co = lua_newthread(L);
+    task->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    task->co = co;
+    return 0;
+}
+
+/* One from an earlier task, or a new one: false when there is no memory for it. */
+static bool get_coroutine(struct task *task)
 {
     struct vm *vm = task->vm;
+    lua_State *L = vm->L;
     if (vm->nidle > 0) {
         task->ref = vm->idle[--vm->nidle];
         lua_rawgeti(L, LUA_REGISTRYINDEX, task->ref);
         task->co = lua_tothread(L, -1);
         lua_pop(L, 1);
-        return;
+    } else {
+        lua_pushcfunction(L, new_coroutine);
+        lua_pushlightuserdata(L, task);
+        if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+            return false;
     }
-    lua_State *co = lua_newthread(L);
-    task->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    task->co = co;
-}
-
-/* Makes the coroutine at the first resume and moves the arguments onto it. */
-static int prepare(lua_State *L)
-{
-    const struct start *start = lua_touserdata(L, 1);
-    struct task *task = start->task;
-    int extra = 0;
-    if (!task->co) {
-        get_coroutine(L, task);
-        vm_push_function(L, task->function);
-        extra = 1;
-    }
-    vm_push_slices(L, start->batch->args, start->batch->nargs);
-    int count = (int)start->batch->nargs + extra;
-    if (!lua_checkstack(task->co, count))
-        return luaL_error(L, "too many arguments");
-    lua_xmove(L, task->co, count);
-    return 0;
+    lua_pushcfunction(task->co, start);
+    return true;
 }
 
 /* The text of what ended a coroutine, which is on its top; the traceback is only logged. */
@@ -290,25 +335,36 @@ static bool deliver(struct task *task)
     return !*gone;
 }
 
-/* Tells the owner of the end and frees the task. The text may be Lua's: it is copied first. */
+/* Gives what was yielded, the `count` values on top, to the owner; they stay until it resumes. */
+static void deliver_yielded(struct task *task, int count)
+{
+    struct slice args[MAX_YIELDED];
+    for (int i = 0; i < count; i++)
+        args[i].data = lua_tolstring(task->co, i - count, &args[i].len);
+    if (count > 0)
+        task->owner->posted(task->ctx, task, args, (size_t)count);
+}
+
+/* Tells the owner of the end and frees the task. */
 static void finish(struct task *task, enum task_status status, const char *text, size_t len)
 {
-    char *result = xstrndup(text, len);
     close_coroutine(task);
     if (status == TASK_KILLED)
         queue_fini(&task->posts);
-    if (deliver(task)) {
-        bool *gone = task->gone;
-        task->owner->done(task->ctx, task, status, result, len);
-        if (!*gone)
-            task_free(task);
-    }
-    free(result);
+    if (!deliver(task))
+        return;
+    bool *gone = task->gone;
+    task->owner->done(task->ctx, task, status, text, len);
+    if (!*gone)
+        task_free(task);
 }
 
+/* The same with a text of Lua that the end of the coroutine may take away. */
 static void finish_text(struct task *task, enum task_status status, const char *text)
 {
-    finish(task, status, text, strlen(text));
+    char *kept = xstrdup(text);
+    finish(task, status, kept, strlen(kept));
+    free(kept);
 }
 
 /* After a run that returned `status` with `count` values on the coroutine's stack. */
@@ -328,43 +384,35 @@ static void settle(struct task *task, int status, int count)
     } else if (*killed) {
         finish_text(task, TASK_KILLED, killed);
     } else if (status == LUA_YIELD) {
-        lua_pop(task->co, count);
-        deliver(task);
+        if (deliver(task))
+            deliver_yielded(task, count);
     } else if (count > 0 && lua_type(task->co, -count) == LUA_TSTRING) {
         size_t len;
         const char *text = lua_tolstring(task->co, -count, &len);
-        finish(task, TASK_RETURNED, text, len);
+        finish(task, TASK_RETURNED, text, len); /* its stack keeps the text */
     } else {
-        finish_text(task, TASK_RETURNED, "");
+        finish(task, TASK_RETURNED, "", 0);
     }
 }
 
-static void run(struct task *task, const struct batch *batch)
+static void run(struct task *task)
 {
     struct vm *vm = task->vm;
-    lua_State *L = vm->L;
-    struct start start = {task, batch};
     int count = 0;
-    lua_settop(L, 0);
-    vm_enter(vm, L, task->used_us);
-    lua_pushcfunction(L, prepare);
-    lua_pushlightuserdata(L, &start);
-    int status = lua_pcall(L, 1, 0, 0);
-    vm_leave(vm);
-    if (status != LUA_OK) {
-        const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "out of memory";
-        bool killed = *vm->killed != '\0';
-        finish_text(task, killed ? TASK_KILLED : TASK_RAISED, killed ? vm->killed : why);
+    lua_settop(vm->L, 0);
+    if (!task->co && !get_coroutine(task)) {
+        finish_text(task, TASK_RAISED, "out of memory");
         return;
     }
-    int nargs = lua_gettop(task->co) - (lua_status(task->co) == LUA_OK ? 1 : 0);
+    if (lua_status(task->co) == LUA_YIELD)
+        lua_settop(task->co, 0); /* what it had yielded */
     vm_enter(vm, task->co, task->used_us);
     vm->running = task;
     running_ctx = task->ctx;
     mark_set(task->blame);
     if (task->blame)
         crash_point("lua", task->blame);
-    status = lua_resume(task->co, L, nargs, &count);
+    int status = lua_resume(task->co, vm->L, 0, &count);
     mark_clear();
     running_ctx = NULL;
     vm->running = NULL;
@@ -380,11 +428,13 @@ static void task_turn(void *ctx)
     bool gone = false;
     task->deferred = false;
     task->gone = &gone;
-    run(task, batch);
+    task->given = batch;
+    run(task);
     free(batch);
     if (gone)
         return;
     task->gone = NULL;
+    task->given = NULL;
     defer(task);
 }
 

@@ -2,10 +2,11 @@
  *
  *     running --yield--> waiting --task_resume--> running --> done
  *
- * Lua talks to the owner by `host.post(...)`: a list of strings, delivered to `posted` after the
- * coroutine has yielded (never inside it). It then waits in `coroutine.yield()` until the owner
- * resumes it with strings, which the yield returns. The owner hears `done` exactly once, from the
- * loop, unless it cancelled the task. */
+ * Lua talks to the owner by lists of strings, delivered to `posted` after the coroutine has yielded
+ * (never inside it): one for each `host.post(...)`, then what was given to `coroutine.yield(...)`
+ * itself, if anything. It then waits in that yield until the owner resumes it with strings, which
+ * the yield returns. The owner hears `done` exactly once, from the loop, unless it cancelled the
+ * task. */
 #ifndef SCRIPT_TASK_H
 #define SCRIPT_TASK_H
 
@@ -25,7 +26,8 @@ struct task_owner {
                  size_t len);
 };
 
-/* Starts main[function](args...) in a new coroutine, from the loop's next turn on. */
+/* Starts main[function](args...) in a coroutine, from the loop's next turn on; the function's name
+ * is a constant, args are copied. */
 struct task *task_start(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
                         const struct task_owner *owner, void *ctx);
 /* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. */

@@ -157,6 +157,7 @@ static void open_libraries(lua_State *L)
         lua_setglobal(L, absent[i]);
     }
     limits_open(L);
+    task_open(L);
 }
 
 static int open_vm(lua_State *L)

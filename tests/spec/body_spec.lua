@@ -430,9 +430,8 @@ describe("stops", function()
       stop_when = { "estimate_rejected",
         estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },
       run = function() end } ]] }, EVENT)
-    local start = host.json.encode { instance = "1", workflow = "x", now = "2026-06-01T14:00:00Z", seed = "1" }
     local function judge(total)
-      return o.body.judge(start, host.json.encode(EVENT),
+      return o.body.judge("1", "2026-06-01T14:00:00Z", host.json.encode(EVENT),
         host.json.encode { name = "estimate_repriced", estimate = { total = total } })
     end
     assert.are.equal("ours", judge(999))

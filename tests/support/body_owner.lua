@@ -43,12 +43,14 @@ function Owner:turn(...)
   host.post = function(...)
     posted[#posted + 1] = { ... }
   end
-  local ok, result = coroutine.resume(self.co, ...)
+  local got = table.pack(coroutine.resume(self.co, ...))
   host.post = nil
-  if not ok then
-    error(result, 0)
+  if not got[1] then
+    error(got[2], 0)
   elseif coroutine.status(self.co) == "dead" then
-    self.result = json.decode(result)
+    self.result = json.decode(got[2])
+  elseif got.n > 1 then
+    posted[#posted + 1] = table.pack(table.unpack(got, 2))
   end
   if posted[1] and posted[1][1] == "batch" then
     local expected = tonumber(table.remove(posted, 1)[2])
@@ -73,14 +75,12 @@ function Owner:start(phase, by)
   self.co = coroutine.create(function(...)
     return body.run(...)
   end)
-  local start = { instance = "019", run = 1, mode = "live", workflow = "x", phase = phase or "run",
-    now = "2026-06-01T14:00:00Z", seed = "019", by = by }
   local steps = {}
   for i, h in ipairs(self.history) do
     steps[i] = json.array { i, h.branch, h.ordinal, h.name, h.hash, h.state, h.at, json.decode(h.output) }
   end
-  self:turn(json.encode(start), json.encode(self.event), json.encode(json.array(steps)),
-    start.phase, start.now)
+  self:turn("019", json.encode(self.event), json.encode(json.array(steps)), phase or "run",
+    "2026-06-01T14:00:00Z", by and json.encode(by))
 end
 
 --- A crash: a new VM, and the body starts from the record.

@@ -1,5 +1,4 @@
-/* JSON: what is read is what was written, and what can't be carried is said. Each trap of the
- * packaged lua-cjson has a test here. */
+/* JSON: what is read is what was written, and what can't be carried is said. */
 #include "unit.h"
 
 #include "script/json.h"

@@ -76,7 +76,7 @@ static void a_bad_main_module_is_refused(void **state)
     assert_non_null(strstr(err.message, "lua/broken.lua:2:"));
     assert_null(vm_new(NULL, &(struct vm_options){.main = "circle", .lua_dir = FIXTURE_DIR}, &err));
     assert_non_null(strstr(err.message, "requires itself"));
-    struct vm_options tiny = {.main = "probe", .lua_dir = FIXTURE_DIR, .memory = 20000};
+    struct vm_options tiny = {.main = "probe", .lua_dir = FIXTURE_DIR, .memory = 10000};
     assert_null(vm_new(NULL, &tiny, &err));
     assert_int_equal(ERR_LIMIT, err.code);
 }
