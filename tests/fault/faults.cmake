@@ -5,8 +5,8 @@ foreach(name DatabaseTest ConnectionTest RestartTest StallTest PoolerTest Worker
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_faults.py ${name})
   set_tests_properties(fault.${name} PROPERTIES LABELS fault TIMEOUT 600)
 endforeach()
-# A death at every point: of the engine, of the sync, and with two databases.
-foreach(name EngineTest SyncTest TwoDatabasesTest)
+# A death at every point: of the engine, of what words do, of the sync, and with two databases.
+foreach(name EngineTest WordsTest SyncTest TwoDatabasesTest)
   add_test(NAME fault.deaths.${name}
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_crash.py ${name})
   set_tests_properties(fault.deaths.${name} PROPERTIES LABELS fault TIMEOUT 1800)
