@@ -22,9 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_STEPS 10000
-#define MAX_HISTORY (16u << 20)
-
 static const struct task_owner owner;
 
 /* ---- leaving ---- */
@@ -407,13 +404,17 @@ void instance_pump(struct instance *in)
 {
     if (in->left)
         return;
-    bool may_begin = !in->halting && !in->leaving && in->next_seq <= MAX_STEPS;
-    if (in->next_seq > MAX_STEPS && !in->leaving)
-        instance_leave_stuck(in, "history", "it has more than 10,000 steps");
+    bool may_begin = !in->halting && !in->leaving;
     for (struct request *r = in->requests, *next; r && may_begin; r = next) {
         next = r->next;
-        if (r->state == REQUEST_HELD)
+        if (r->state != REQUEST_HELD)
+            continue;
+        const char *full = request_history_full(in);
+        if (full)
+            instance_leave_stuck(in, "history", full);
+        else
             request_begin(r);
+        may_begin = !full;
     }
     bool busy = in->turns > 0;
     for (struct request *r = in->requests; r; r = r->next) {
@@ -454,8 +455,6 @@ static void body_there(void *ctx, struct body *body)
         return;
     } else if (instance_consider(in)) {
         /* it stops, or its stop's `when` failed */
-    } else if (in->leaving) {
-        /* its history is too large */
     } else if (in->idle) { /* stuck or paused, woken for a stop that wasn't ours */
         instance_leave(in, NOTE_RELEASE, xstrdup("\"keep\":true"));
     } else {
@@ -521,8 +520,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
         read_stops(in, db_value(reply, s, row, 10), db_length(reply, s, row, 10));
     in->watched = db_bool(reply, s, row, 11);
     in->flow = (int)db_int(reply, s, row, 12);
-    if (in->steps && strlen(in->steps) > MAX_HISTORY && !in->stopping)
-        instance_leave_stuck(in, "history", "its history is larger than 16 MB");
+    in->history = in->steps ? strlen(in->steps) : 0;
     in->waits_body = true;
     bodies_get(host->bodies, (int)db_int(reply, s, row, 2), body_there, in);
     return in;

@@ -42,6 +42,7 @@ struct instance {
     char *mode, *event, *steps;
     char *trace; /* the traceparent that came with its event; NULL: its id is its trace */
     int run, next_seq;
+    size_t history;           /* bytes of what was recorded, about */
     struct request *requests; /* in the order of asking */
     int turns;                /* resumes whose turn isn't over */
     int expected;             /* posts of this turn still to come; -1: just one */
@@ -87,6 +88,7 @@ void instance_warn(const struct instance *in, const char *message, const char *c
 void request_new(struct instance *in, const struct slice *args, size_t nargs);
 void request_judged(struct instance *in, const struct slice *args, size_t nargs);
 void request_begin(struct request *r);
+const char *request_history_full(const struct instance *in);
 void request_all_wait(struct instance *in); /* gives the instance back until the first is due */
 void request_free(struct request *r);
 

@@ -12,6 +12,8 @@
 
 #define ELEMENT_MAX (64u << 20)
 #define RESULT_MAX (1u << 20) /* of one step */
+#define STEPS_MAX 10000
+#define HISTORY_MAX ((size_t)16 << 20)
 
 /* ---- making ---- */
 
@@ -108,9 +110,20 @@ void request_free(struct request *r)
 
 /* ---- what was written goes to the body ---- */
 
+/* Why it may not record another step; NULL: it may. What is undone comes on top. */
+const char *request_history_full(const struct instance *in)
+{
+    if (in->stopping)
+        return NULL;
+    return in->next_seq > STEPS_MAX     ? "it has more than 10,000 steps"
+           : in->history >= HISTORY_MAX ? "its history is larger than 16 MB"
+                                        : NULL;
+}
+
 static void deliver(struct request *r, const char *at, const char *state, const char *output)
 {
     struct instance *in = r->in;
+    in->history += output ? strlen(output) : 0;
     snprintf(in->last_at, sizeof(in->last_at), "%s", at);
     if (!in->leaving && !instance_consider(in) && !in->leaving) {
         const struct slice args[] = {slice_of("done"), slice_of(r->branch), ordinal_text(r),

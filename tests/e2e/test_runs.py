@@ -22,6 +22,15 @@ class RunsTest(DaemonTest):
           if e.data.round then sleep "365d" end
           continue_as { customer = e.customer, data = { round = 2 } }"""),
         "undoing.lua": ON % ("undoing", "compensate(function() end) continue_as(e)"),
+        "large.lua": ON % ("large", """
+          for i = 1, 20 do step("part", function() return ("x"):rep(1000000) end) end"""),
+        "long.lua": ON % ("long", """
+          local branches = {}
+          for b = 1, 100 do
+            branches[b] = function() for i = 1, b < 100 and 100 or e.data.last do note "x" end end
+          end
+          all(branches)
+          return "written" """),
     }
 
     def test_an_instance_goes_on_with_an_empty_history(self):
@@ -47,6 +56,24 @@ class RunsTest(DaemonTest):
         self.go(3, data={"kind": "undoing"})
         self.wait("select stuck->>'message' like '%continue_as would forget what compensate has kept%' "
                   "from instances where workflow = 'undoing'", "t")
+
+    def test_a_history_of_16_mb_is_stuck_and_says_so(self):
+        self.go(4, data={"kind": "large"})
+        self.wait("select stuck->>'code' || ': ' || (stuck->>'message') from instances where workflow = "
+                  "'large'", "history: its history is larger than 16 MB", 60)
+        self.assertEqual("17", self.sql(
+            "select count(*) from workflow_step_executions x join workflow_instances i "
+            "on i.id = x.workflow_instance_id where i.workflow = 'large'"))
+
+    def test_a_history_has_10000_steps_and_no_more(self):
+        self.go(5, data={"kind": "long", "last": 100})
+        self.go(6, data={"kind": "long", "last": 101})
+        self.ended("long", 5, "done written", 120)
+        self.wait("select stuck->>'code' || ': ' || (stuck->>'message') from instances where workflow = "
+                  "'long' and customer_id = 6", "history: it has more than 10,000 steps", 120)
+        self.assertEqual("10000", self.sql(
+            "select count(*) from workflow_step_executions x join workflow_instances i "
+            "on i.id = x.workflow_instance_id where i.workflow = 'long' and i.customer_id = 6"))
 
 
 if __name__ == "__main__":

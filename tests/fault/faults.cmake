@@ -1,6 +1,6 @@
 # The whole product, small, with something going wrong around it: see fault/test_*.py. Short here;
 # with MOONWRIGHT_LONG each counts for more.
-foreach(name DatabaseTest ConnectionTest RestartTest StallTest PoolerTest WorkersTest ClockTest)
+foreach(name DatabaseTest SyncedDatabaseTest ConnectionTest RestartTest StallTest PoolerTest WorkersTest ClockTest)
   add_test(NAME fault.${name}
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_faults.py ${name})
   set_tests_properties(fault.${name} PROPERTIES LABELS fault TIMEOUT 600)

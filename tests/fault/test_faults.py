@@ -19,6 +19,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import world  # noqa: E402
+from synced import SyncedWorld  # noqa: E402
 from test_crash import difference  # noqa: E402
 from world import LONG, ROOT, Simulator, World, database  # noqa: E402
 
@@ -82,9 +83,18 @@ class Case(unittest.TestCase):
 
 
 class DatabaseTest(Case):
+    # What the world itself writes.
+    OURS = "('trouble', 'workflow_workers', 'sync_cursors', 'changes')"
+
     def refusals(self, code):
-        """The database refuses every write of the engine, now and then for a while."""
         w = self.world()
+        self.refuse_now_and_then(w, code, "and c.relname not like 'st\\_%' and c.relname not in "
+                                 + self.OURS)
+        self.right(w)
+
+    def refuse_now_and_then(self, w, code, tables, calm=(0.1, 0.5)):
+        """The database refuses every write to these tables, now and then for a while. calm: how
+        long it is well in between."""
         w.sql("create table trouble (code text);"
               "create function trouble() returns trigger language plpgsql as $$"
               " declare c text := (select code from trouble limit 1); begin"
@@ -92,8 +102,7 @@ class DatabaseTest(Case):
               " return null; end $$;"
               "do $$ declare t text; begin for t in select c.relname from pg_class c"
               " join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r'"
-              " and n.nspname = current_schema and c.relname not like 'st\\_%'"
-              " and c.relname not in ('trouble', 'workflow_workers', 'sync_cursors', 'changes')"
+              " and n.nspname = current_schema " + tables +
               " loop execute format('create trigger trouble before insert or update or delete on %I"
               " for each statement execute function trouble()', t); end loop; end $$")
         w.run()
@@ -102,7 +111,7 @@ class DatabaseTest(Case):
 
         def trouble():
             connection = database.Connection(database.url_of(w.name))
-            while not over.wait(rng.uniform(0.1, 0.5)):
+            while not over.wait(rng.uniform(*calm)):
                 connection.sql("insert into trouble values ('%s')" % code)
                 over.wait(rng.uniform(0.1, 0.8))
                 connection.sql("delete from trouble")
@@ -110,12 +119,11 @@ class DatabaseTest(Case):
         thread = threading.Thread(target=trouble)
         thread.start()
         try:
-            w.play()
+            w.play(seconds=90)
         finally:
             over.set()
             thread.join()
         w.stop()
-        self.right(w)
         self.assertIn("no room", w.log())
 
     def test_a_full_disk_loses_nothing(self):
@@ -123,6 +131,31 @@ class DatabaseTest(Case):
 
     def test_a_server_out_of_memory_loses_nothing(self):
         self.refusals("53200")
+
+
+class SyncedDatabaseTest(DatabaseTest):
+    """The same for the sync: no row of it, nor its cursor, is lost or comes twice."""
+
+    def refusals(self, code):
+        expected = self.__class__.__dict__.get("expected")
+        if not expected:
+            w = self.synced()
+            w.run()
+            w.play()
+            w.stop()
+            expected = self.__class__.expected = w.ledger(), w.books()
+        w = self.synced()
+        # A page that isn't taken waits longer each time.
+        self.refuse_now_and_then(w, code, "and c.relname not in ('trouble', 'workflow_workers')",
+                                 (0.8, 1.6))
+        self.assertEqual([], difference(expected[0], w.ledger()))
+        self.assertEqual([], difference(expected[1], w.books()))
+
+    def synced(self):
+        w = SyncedWorld(self.simulator, self.template, 3)
+        self.addCleanup(w.close)
+        self.addCleanup(self.show_log, w)
+        return w
 
 
 class Relay:
@@ -333,6 +366,9 @@ class WorkersTest(Case):
         w.stop()
         self.right(w)
         self.assertEqual([], [line for line in w.log().splitlines() if " level=error " in line])
+        # Rows are locked in one order, so nobody waits for one who waits for him.
+        self.assertEqual("0", w.sql("select pg_stat_force_next_flush(); select deadlocks from "
+                                    "pg_stat_database where datname = current_database()").strip())
 
 
 class ClockTest(Case):

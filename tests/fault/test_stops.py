@@ -104,8 +104,8 @@ WAYS = {
     "after the vendor accepted": ("accepted:/Messages.json:1", TEXT, "", ONE),
 }
 SHORT = ("claimed", "a step is written and stops are not asked", "before the intent",
-         "the sale is settled, not committed", "the intent is written, not committed",
-         "right before the wire")
+         "the sale is settled, not committed", "the sale is settled, not committed, and a call",
+         "the intent is written, not committed", "right before the wire")
 JUDGED = ("before the intent", "the sale is settled, not committed", "after a step",
           "the intent is written, not committed")
 
