@@ -83,7 +83,8 @@ begin
       raise exception 'the fires were decided by somebody else' using errcode = 'MWC01';
     end if;
     insert into workflow_skips (workflow, planned, reason, detail, at)
-    select s.workflow, k.planned, k.reason, k.detail, business_now()
+    select s.workflow, k.planned, k.reason, (jsonb_build_object('planned', utc(k.planned))
+             || coalesce(k.detail::jsonb, '{}'))::json, business_now()
     from json_to_recordset(s.skips) as k (planned timestamptz, reason text, detail json)
     on conflict do nothing;
   end loop;

@@ -16,7 +16,8 @@ struct args;
 
 /* With a session, which main opens and closes; false: err says why. */
 typedef bool ask_fn(struct ask *ask, struct err *err);
-/* On its own; returns the exit code. */
+/* On its own; returns the exit code, or RUN_ASKS. */
+enum { RUN_ASKS = -1 };
 typedef int run_fn(struct front *front, const struct args *args);
 
 struct option {
@@ -30,7 +31,7 @@ struct verb {
     const char *words; /* the pattern of what follows; NULL: nothing */
     const char *says;
     const struct option *options; /* ended by one without a name; NULL: none */
-    ask_fn *ask;                  /* one of the two */
+    ask_fn *ask;                  /* one of the two, or both: run first, which may leave it to ask */
     run_fn *run;
 };
 

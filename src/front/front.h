@@ -39,7 +39,7 @@ struct ask {
 extern const struct command command_run, command_migrate, command_config, command_sync,
     command_sends, command_live, command_workflows, command_instances, command_events,
     command_status, command_watch, command_signal, command_inbox, command_start,
-    command_completion;
+    command_schedule, command_completion;
 
 /* Prints "moonwright: <message>" for the person who reads it; returns the exit code for it. */
 int front_fail(const struct err *err);

@@ -16,7 +16,8 @@ static const struct command *const commands[] = {
     &command_run,       &command_migrate, &command_config,    &command_live,
     &command_status,    &command_sync,    &command_watch,     &command_workflows,
     &command_instances, &command_start,   &command_events,    &command_signal,
-    &command_inbox,     &command_sends,   &command_completion};
+    &command_inbox,     &command_sends,   &command_schedule,
+    &command_completion};
 
 const struct command *const *front_commands(size_t *count)
 {
@@ -245,9 +246,13 @@ int main(int argc, char **argv)
     int code;
     if (!open_front(&front, &err))
         code = front_fail(&err);
-    else if (command->database)
-        code = run_with_database(&front, &args);
+    else if (args.verb->ask != NULL && args.verb->run != NULL)
+        code = args.verb->run(&front, &args);
     else
+        code = RUN_ASKS;
+    if (code == RUN_ASKS && command->database)
+        code = run_with_database(&front, &args);
+    else if (code == RUN_ASKS)
         code = run_verb(&front, &args);
     close_front(&front);
     return code;

@@ -8,8 +8,10 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from database import ROOT, DatabaseTest, until  # noqa: E402
+from daemon import DaemonTest  # noqa: E402
+from database import ROOT, DatabaseTest  # noqa: E402
 
+PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
 DRIVER = os.environ.get("DETECT_DRIVER", "")
 COMPANY = 'return company { name = "Bright Air", zone = "America/New_York" }'
 FIRES = "select coalesce(string_agg(utc(at), ' ' order by at), '') from events where type = 'schedule'" \
@@ -262,6 +264,112 @@ class Changes(Case):
         self.in_force(driver)
         self.sql("select pg_notify('arrivals', '')")
         self.fires("report", "2026-06-01T13:00:00Z")
+
+
+class Nights(Case):
+    """Days in seconds, over the nights in which the clocks change."""
+
+    def over(self, begin, end, files):
+        for name, (cron, more) in files.items():
+            self.write(name, workflow(cron, ', catch_up = "all"' + more))
+        self.clock(begin)
+        self.begin()
+        self.wait("select count(*) from workflow_schedules", str(len(files)))
+        self.sql("update workflow_schedules set reached = since")
+        self.clock(begin, 28800)  # three seconds a day
+        self.sql("select pg_notify('arrivals', '')")
+        self.wait("select business_now() > '%s'" % end, "t")
+        for name in files:
+            self.wait("select count(*) > 0 from events where entity_id = '%s' and at > '%s'" % (name, end), "t")
+
+    def until(self, name, end):
+        return self.sql((FIRES % name) + " and at < '%s'" % end).replace("2026-", "").replace(":00Z", "")
+
+    def test_in_spring(self):
+        end = "2026-03-10T00:00Z"
+        self.over("2026-03-07T04:30:00Z", end, {
+            "later": ("30 2 * * *", ""), "skipped": ("30 2 * * *", ', gap = "skip"'),
+            "before": ("30 1 * * *", ', gap = "skip"'),
+            "phoenix": ("30 2 * * *", ', gap = "skip", zone = "America/Phoenix"')})
+        self.assertEqual("03-07T07:30 03-08T07:30 03-09T06:30", self.until("later", end))
+        self.assertEqual("03-07T07:30 03-09T06:30", self.until("skipped", end))
+        self.assertEqual("2026-03-08T07:30:00Z skipped by the clocks", self.sql(SKIPS % "skipped"))
+        self.assertEqual("03-07T06:30 03-08T06:30 03-09T05:30", self.until("before", end))
+        self.assertEqual("03-07T09:30 03-08T09:30 03-09T09:30", self.until("phoenix", end))
+
+    def test_in_autumn(self):
+        end = "2026-11-03T00:00Z"
+        self.over("2026-10-31T04:30:00Z", end, {
+            "first": ("30 1 * * *", ""), "last": ("30 1 * * *", ', fold = "last"'),
+            "both": ("30 1 * * *", ', fold = "both"'),
+            "after": ("30 2 * * *", ', fold = "both"'),
+            "phoenix": ("30 1 * * *", ', fold = "both", zone = "America/Phoenix"')})
+        self.assertEqual("10-31T05:30 11-01T05:30 11-02T06:30", self.until("first", end))
+        self.assertEqual("10-31T05:30 11-01T06:30 11-02T06:30", self.until("last", end))
+        self.assertEqual("10-31T05:30 11-01T05:30 11-01T06:30 11-02T06:30", self.until("both", end))
+        self.assertEqual("10-31T06:30 11-01T07:30 11-02T07:30", self.until("after", end))
+        self.assertEqual("10-31T08:30 11-01T08:30 11-02T08:30", self.until("phoenix", end))
+
+
+class Commands(Case):
+    def command(self, *words, code=0):
+        done = subprocess.run([PROGRAM, "schedule", *words], text=True, capture_output=True, timeout=60,
+                              env=dict(os.environ, MOONWRIGHT_HOME=ROOT, DATABASE_URL=self.database.url))
+        self.assertEqual(code, done.returncode, done.stdout + done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def test_what_is_in_force_and_what_comes(self):
+        self.assertEqual("no workflow with a schedule is in force\n", self.command("list"))
+        self.write("report", workflow("30 7 * * 1-5"))
+        self.write("nightly", workflow("30 2 * * *", ', gap = "skip", catch_up = "none"'))
+        self.write("other", "return workflow { run = function(e) end }")
+        self.clock("2026-03-06T12:29:58Z")  # a Friday
+        self.begin()
+        self.fires("report", "2026-03-06T12:30:00Z")
+        nightly, report = json.loads(self.command("list", "--json"))
+        self.assertEqual(
+            {"workflow": "nightly", "cron": "30 2 * * *", "zone": "America/New_York", "gap": "skip", "fold": "first",
+             "catch_up": "none", "last": None, "late_ms": None, "skipped": 0, "due": False,
+             "next_local": "2026-03-07T02:30:00-05:00", "next": "2026-03-07T07:30:00Z"}, nightly)
+        self.assertEqual(("2026-03-06T12:30:00Z", "2026-03-09T11:30:00Z"), (report["last"], report["next"]))
+        self.assertTrue(0 <= report["late_ms"] < 5000, report)
+        self.assertRegex(self.command("list"), r"\nreport +30 7 \* \* 1-5 +2026-03-06T12:30:00Z +\d\.\d s +0 +"
+                                               r"Mon 2026-03-09 07:30 -04:00 +2026-03-09T11:30:00Z\n")
+        preview = json.loads(self.command("preview", "nightly", "-n", "2", "--json"))
+        self.assertEqual(["2026-03-07T07:30:00Z", None, "2026-03-09T06:30:00Z"], [f["utc"] for f in preview["fires"]])
+        self.assertEqual("none", preview["catch_up"])
+        self.assertIn("the clocks skip 02:30 on that day: no fire", self.command("preview", "nightly"))
+        self.assertIn("no workflow 'other' with a schedule is in force", self.command("preview", "other", code=3))
+        self.assertIn("a workflow, or --cron", self.command("preview", code=2))
+
+    def test_a_fire_that_is_overdue_is_shown(self):
+        self.write("report", workflow("0 * * * *"))
+        self.clock("2026-06-01T12:30:00Z")
+        self.kill(self.begin())
+        self.clock("2026-06-01T13:30:00Z")
+        self.assertIn("2026-06-01T13:00:00Z (due)\n", self.command("list"))
+
+
+class Whole(DaemonTest):
+    """The daemon: a fire runs the body, with its planned time, and again the next time."""
+    clock = "600"
+    files = {"report.lua": """return workflow {
+      schedule = { cron = "*/10 * * * *", zone = "America/Phoenix" },
+      if_running = "queue",
+      when = function(e) return e.schedule.cron ~= "" and date(e.time).minute % 10 == 0 end,
+      run = function(e)
+        sleep "1m"
+        return e.name .. " " .. e.time .. " " .. tostring(now() >= e.time)
+      end }"""}
+
+    def test_the_body_runs_for_each_fire(self):
+        done = "select outcome from workflow_instances where state = 'done' order by created_at"
+        self.wait(done, lambda got: got.count("schedule") > 2, 60)
+        outcomes = self.sql(done).split("\n")
+        times = [o.split(" ")[1] for o in outcomes]
+        self.assertEqual(["schedule %s true" % t for t in times], outcomes)
+        self.assertTrue(all(t.endswith("0:00Z") for t in times))
+        self.assertEqual(sorted(set(times)), times)
 
 
 if __name__ == "__main__":
