@@ -119,6 +119,10 @@ end
 function M.take(out, decision, now, why)
   decision.made, decision.skips = json.array(decision.made), json.array(decision.skips)
   out.schedules[1] = decision
+  if #decision.skips > 0 then
+    host.log("warn", "fires were not made", "workflow", decision.workflow, "first",
+      decision.skips[1].planned, "why", decision.skips[1].reason)
+  end
   if why then
     out.errors[#out.errors + 1] = { workflow = decision.workflow, entity = "schedule",
       entity_id = decision.workflow, message = why }

@@ -30,10 +30,13 @@ def utc(seconds):
 
 
 class Case(DatabaseTest):
+    two_databases = False
     explain = "select coalesce(rule, workflow) || ': ' || message from detect_errors limit 3"
 
     def setUp(self):
+        self.kinds = ["engine"] if self.two_databases else ["engine", "servicetitan"]
         super().setUp()
+        self.st = self.new_database(["servicetitan"]) if self.two_databases else self.database
         self.drivers = []
         self.addCleanup(lambda: [self.kill(d) for d in self.drivers])
         self.workflows = os.path.join(self.folder, "workflows")
@@ -57,7 +60,7 @@ class Case(DatabaseTest):
         """A worker that looks by itself only when it knows why."""
         with open(self.log_path, "a") as log:
             driver = subprocess.Popen(
-                [DRIVER, self.database.url, self.database.url, os.path.join(ROOT, "lua"), self.workflows],
+                [DRIVER, self.database.url, self.st.url, os.path.join(ROOT, "lua"), self.workflows],
                 stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, "EVENT_POLL_INTERVAL_MS": "60000", **env})
         self.drivers.append(driver)
@@ -81,6 +84,10 @@ class Case(DatabaseTest):
 
     def fires(self, name, wanted):
         self.wait(FIRES % name, wanted)
+
+    def once_at_most(self):
+        self.assertEqual("", self.sql("select event_id, count(*) from workflow_instances group by 1"
+                                      " having count(*) > 1"))
 
     def once(self):
         """Each fire is one event with one instance."""
@@ -159,6 +166,100 @@ class Fires(Case):
         self.in_force(driver)
         self.wait(count, lambda got: got.startswith("bad 1, busy 1, free"))
         self.wait("select count(*) from detect_errors where resolved_at is null", "0")
+
+
+class Apart(Case):
+    """With the ServiceTitan tables in a database of their own."""
+    two_databases = True
+
+    def test_fires_are_made(self):
+        self.write("report", workflow("* * * * *", ', catch_up = "all"'))
+        self.clock("2026-06-01T12:00:30Z", 60)
+        self.begin()
+        self.fires("report", lambda got: got.startswith(" ".join(
+            "2026-06-01T12:%02d:00Z" % m for m in range(1, 4))))
+        self.once_at_most()
+
+
+class Deaths(Case):
+    """A worker dies at each point of the unit that makes a fire; the next one finds what is to be done."""
+
+    def test_a_fire_is_made_once_wherever_its_worker_dies(self):
+        self.write("report", workflow("0 * * * *"))
+        self.clock("2026-06-01T12:10:00Z")
+        self.kill(self.begin())
+        self.wait("select count(*) from workflow_schedules", "1")
+        points = ["unit:settle_schedules:1", "statement:lock_gate:1", "statement:settle_schedules:1",
+                  "statement:settle(:1", "sync:settle_schedules:1", "sent:settle_schedules:1",
+                  "answered:settle_schedules:1"]
+        for hour, point in enumerate(points, 13):
+            planned = "2026-06-01T%d:00:00Z" % hour
+            mark = os.path.join(self.folder, "died-%d" % hour)
+            self.clock("2026-06-01T%d:59:59Z" % (hour - 1))
+            driver = self.begin(MOONWRIGHT_CRASH_AT=point, MOONWRIGHT_CRASH_ONCE=mark)
+            self.assertEqual(-9, driver.wait(20), point)
+            self.assertTrue(os.path.exists(mark), point)
+            self.kill(driver)
+            driver = self.begin()
+            self.wait(REACHED % "report", planned)
+            self.assertEqual("1", self.sql("select count(*) from events where at = '%s'" % planned), point)
+            self.kill(driver)
+        self.assertEqual("", self.sql(SKIPS % "report"))
+        self.once_at_most()
+        self.assertEqual("1|6", self.sql("select (select count(*) from workflow_instances),"
+                                         " (select count(*) from workflow_skips where reason = 'key taken')"))
+
+
+class Settling(Case):
+    """The unit alone."""
+
+    def decide(self, seen, reached, ended=False, made=(), skips=()):
+        return "select settle_schedules('%s')" % json.dumps([{
+            "id": 1, "workflow": "report", "seen": seen, "reached": reached, "ended": ended, "made": list(made),
+            "skips": [{"planned": p, "reason": "missed"} for p in skips]}])
+
+    def setUp(self):
+        super().setUp()
+        self.clock("2026-06-01T12:00:00Z")
+        self.sql("insert into workflow_definitions (name, version, sha256, files, declaration, active) values"
+                 " ('report', 1, 'x', '{}', '{\"schedule\": {\"cron\": \"0 * * * *\", \"zone\": \"UTC\"}}', true)")
+        self.since = self.sql("select fact_time(reached) from workflow_schedules")
+
+    def test_what_was_decided_by_another_is_refused(self):
+        at = "2026-06-01T13:00:00Z"
+        first, second = (self.decide(self.since, at, made=[at]) for _ in range(2))
+        self.sql(first)
+        with self.assertRaisesRegex(RuntimeError, "decided by somebody else"):
+            self.sql(second)
+        self.assertEqual(at, self.sql("select utc(planned) from workflow_schedules"))
+
+    def test_what_is_decided_at_the_same_time_waits_and_is_refused(self):
+        at = "2026-06-01T13:00:00Z"
+
+        def later():
+            with self.assertRaisesRegex(RuntimeError, "decided by somebody else"):
+                self.sql(self.decide(self.since, at, skips=[at]))
+
+        self.overlap(self.decide(self.since, at, made=[at]), later)
+        self.assertEqual("", self.sql(SKIPS % "report"))
+
+    def test_what_ended_meanwhile_makes_nothing(self):
+        at = "2026-06-01T13:00:00Z"
+        self.sql("update workflow_definitions set active = false")
+        with self.assertRaisesRegex(RuntimeError, "decided by somebody else"):
+            self.sql(self.decide(self.since, at, made=[at]))
+        self.sql(self.decide(self.since, at, ended=True, skips=[at]))
+        self.assertEqual(at + " missed", self.sql(SKIPS % "report"))
+        self.assertEqual(at, self.sql("select detail->>'planned' from workflow_skips"))
+        self.assertEqual("0", self.sql("select count(*) from workflow_schedules"))
+
+    def test_one_transaction_of_another_version_goes_on_and_two_begin_anew(self):
+        for text in ("update workflow_definitions set active = false; update workflow_definitions set active = true",):
+            self.sql("begin; %s; commit" % text)
+        self.assertEqual("1|t", self.sql("select id, ended_at is null from workflow_schedules"))
+        self.sql("update workflow_definitions set active = false")
+        self.sql("update workflow_definitions set active = true")
+        self.assertEqual("1|f\n2|t", self.sql("select id, ended_at is null from workflow_schedules order by id"))
 
 
 class Outage(Case):

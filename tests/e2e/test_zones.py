@@ -14,7 +14,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from database import ROOT, SERVER, Connection, literal  # noqa: E402
+from database import ROOT, SERVER, Connection, DatabaseTest, literal  # noqa: E402
 
 LUA = os.environ.get("LUA", "lua5.4")
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
@@ -266,6 +266,35 @@ class ZonesTest(unittest.TestCase):
                                    None if fires[at] == "plain" else fires[at]))
                 self.assertEqual(wanted, [(f["utc"], f["local"] and f["local"][:19], f["note"])
                                           for f in said["fires"]], (zone, cron, gap, fold))
+
+
+class QuietTest(DatabaseTest):
+    """Quiet hours, by going from minute to minute until one is allowed."""
+    kinds = ["engine"]
+
+    def test_the_next_allowed_minute(self):
+        seed = int(os.environ.get("MOONWRIGHT_SEED", "0")) or random.randrange(1, 1 << 30)
+        print("MOONWRIGHT_SEED=%d" % seed)
+        some, asked = random.Random(seed), []
+        for zone in US + ("Europe/London", "Australia/Lord_Howe"):
+            for day in CHANGES:
+                for _ in range(6):
+                    at = int(datetime.datetime.fromisoformat(day + "T00:00+00:00").timestamp())
+                    asked.append({"zone": zone, "t": at + some.randrange(-1440, 3000) * 60,
+                                  "class": some.choice(("marketing", "transactional")),
+                                  "state": some.choice(("NY", "TX", "FL", None))})
+        wrong = self.sql("""
+          with asked as (select *, to_timestamp(t) as at from json_to_recordset(%s) as x
+                         (zone text, t bigint, class text, state text)),
+          answered as (
+            select a.*, coalesce(quiet_until(a.class, a.zone, a.state, a.at), a.at) as ours,
+              (select min(m) from generate_series(a.at, a.at + interval '2 days', interval '1 min') m
+               cross join lateral (select m at time zone a.zone as w) l
+               cross join lateral quiet_window(a.class, a.state, extract(isodow from w)::int) q
+               where w::time >= q.opens and w::time < q.closes) as theirs from asked a)
+          select zone, class, state, at, ours, theirs from answered where ours is distinct from theirs"""
+                         % literal(json.dumps(asked)))
+        self.assertEqual("", wrong)
 
 
 if __name__ == "__main__":
