@@ -13,6 +13,7 @@
 #include "engine/approve.h"
 #include "engine/hooks.h"
 #include "engine/monitor.h"
+#include "engine/retention.h"
 #include "engine/page.h"
 #include "engine/sync.h"
 #include "engine/worker.h"
@@ -44,6 +45,7 @@ struct role {
     struct web *web;
     struct approvals *approvals;
     struct monitor *monitor;
+    struct retention *retention;
     struct sync *sync;
     struct workflow_role *workflow;
     struct worker *presence; /* the row of a role that holds no instances */
@@ -252,10 +254,12 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
         return true;
     }
     be_present(r);
-    if (strcmp(role, "monitor") == 0)
+    if (strcmp(role, "monitor") == 0) {
         r->monitor = monitor_start(&r->engine);
-    else if (strcmp(role, "web") == 0)
+        r->retention = retention_start(&r->engine);
+    } else if (strcmp(role, "web") == 0) {
         return open_web(r, front, err);
+    }
     else
         return open_sync(r, err);
     return true;
@@ -278,6 +282,7 @@ static void close_role(struct role *r)
     approvals_stop(r->approvals);
     worker_stop(r->presence);
     monitor_stop(r->monitor);
+    retention_stop(r->retention);
     if (pool_is_ready(r->engine.db)) {
         r->closing = true;
         r->closing_since = clock_mono_ms();
