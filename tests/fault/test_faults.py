@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import world  # noqa: E402
 from synced import SyncedWorld  # noqa: E402
 from test_crash import difference  # noqa: E402
-from world import LONG, ROOT, Simulator, World, database  # noqa: E402
+from world import LONG, ROOT, SEED, Simulator, World, database  # noqa: E402
 
 SOCKET = ".s.PGSQL.5432"
 COUNT = 60 if LONG else 9       # estimates
@@ -107,7 +107,7 @@ class DatabaseTest(Case):
               " for each statement execute function trouble()', t); end loop; end $$")
         w.run()
         over = threading.Event()
-        rng = random.Random(code)
+        rng = random.Random(code + SEED)
 
         def trouble():
             connection = database.Connection(database.url_of(w.name))
@@ -208,7 +208,7 @@ class Relay:
 
 class ConnectionTest(Case):
     def test_connections_cut_anywhere_lose_nothing_and_repeat_nothing(self):
-        relay = Relay(os.path.join(host_of(database.SERVER), SOCKET), 5)
+        relay = Relay(os.path.join(host_of(database.SERVER), SOCKET), SEED)
         self.addCleanup(relay.close)
         direct = "host=" + host_of(database.SERVER)
         w = self.world(url=lambda name: database.url_of(name).replace(

@@ -18,7 +18,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import world  # noqa: E402
-from world import LONG, Simulator, World, database  # noqa: E402
+from world import LONG, SEED, Simulator, World, database  # noqa: E402
 
 AT_ONCE = 3
 QUOTE = """
@@ -356,7 +356,7 @@ class RaceTest(Case):
             database.until(lambda: w.sql("select count(*) from workflow_waits"), str(count), 60)
             due = float(w.sql("select extract(epoch from min(real_of(deadline)) - clock_timestamp())"
                               " from workflow_waits"))
-            rng, base = random.Random(7), time.monotonic() + due
+            rng, base = random.Random(SEED), time.monotonic() + due
             moments = sorted((rng.uniform(-0.3, 1.2), n) for n in w.numbers_of_ours())
 
             def sell(part):

@@ -29,6 +29,7 @@ from scenario import free_ports  # noqa: E402
 
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
 LONG = bool(os.environ.get("MOONWRIGHT_LONG"))
+SEED = os.environ.get("MOONWRIGHT_SEED", "5")    # of what is drawn by lot
 BEGIN = "2026-06-01T15:00:00Z"      # 11 o'clock in New York, a Monday
 WORKFLOW = """
 return workflow {
