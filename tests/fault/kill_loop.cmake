@@ -3,7 +3,7 @@ foreach(seed 1 2 3)
   add_test(NAME kill_loop_${seed}
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/kill_loop --long-tier --seed ${seed}
             --program $<TARGET_FILE:moonwright>)
-  set_tests_properties(kill_loop_${seed} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 400 RUN_SERIAL TRUE)
+  set_tests_properties(kill_loop_${seed} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
 endforeach()
 
 # The same while the vendors have a bad day, with four workers, and with lives that end at a point
@@ -15,6 +15,5 @@ foreach(name weather points storm)
   add_test(NAME kill_loop_${name}
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/kill_loop --long-tier ${kill_loop_${name}}
             --program $<TARGET_FILE:moonwright>)
-  set_tests_properties(kill_loop_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 400
-    RUN_SERIAL TRUE)
+  set_tests_properties(kill_loop_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
 endforeach()

@@ -221,6 +221,27 @@ class ConnectionTest(Case):
         self.assertGreater(relay.cut, 5)
 
 
+    def test_the_sync_through_them_loses_nothing_and_repeats_nothing(self):
+        relay = Relay(os.path.join(host_of(database.SERVER), SOCKET), SEED)
+        self.addCleanup(relay.close)
+        direct = "host=" + host_of(database.SERVER)
+        ends = []
+        for url in (None, lambda name: database.url_of(name).replace(
+                direct, "host=" + relay.folder)):
+            w = SyncedWorld(self.simulator, self.template, 3, url=url)
+            self.addCleanup(w.close)
+            self.addCleanup(self.show_log, w)
+            w.run(keep=True)
+            w.play(seconds=90)
+            relay.calm = True
+            w.stop()
+            relay.calm = False
+            ends.append((w.ledger(), w.books()))
+        self.assertEqual([], difference(ends[0][0], ends[1][0]))
+        self.assertEqual([], difference(ends[0][1], ends[1][1]))
+        self.assertGreater(relay.cut, 5)
+
+
 class Server:
     """A PostgreSQL of our own that keeps its word through a crash, to be restarted."""
 
@@ -328,6 +349,13 @@ class StallTest(Case):
 
     def test_a_late_write_is_refused(self):
         self.stalled_at("unit:from record(:1")
+
+    def test_wherever_it_stands_still_nobody_is_written_to_twice(self):
+        for point in ("answered:message_intent(:1",     # meant, and nobody knows whether it left
+                      "accepted:/Messages.json:1",      # left, and nobody wrote it down
+                      "unit:message_outcome(:1", "unit:draw_tokens(:1") if LONG else ():
+            with self.subTest(point):
+                self.stalled_at(point)
 
 
 class PoolerTest(Case):
