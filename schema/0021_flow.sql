@@ -26,6 +26,7 @@ create table workflow_flow (
   latest timestamptz,                    -- debounce: begin_at isn't moved beyond
   family text,                           -- 'estimate customer:9'
   priority smallint not null default 2,
+  since bigint not null default 0,       -- its age, as in the queue
   behind uuid[],                         -- of its family: these have to end first
   rate_key text,
   rate_limit int,
@@ -38,7 +39,8 @@ create table workflow_flow (
 );
 create unique index workflow_flow_slots on workflow_flow (workflow, mode, slot_key, slot)
   where slot is not null;
-create index workflow_flow_waiting on workflow_flow (workflow, mode, slot_key) where waits;
+create index workflow_flow_waiting
+  on workflow_flow (workflow, mode, slot_key, priority, since, instance_id) where waits;
 create unique index workflow_flow_gathering on workflow_flow (workflow, mode, gather_key)
   where gather is not null;
 create index workflow_flow_family on workflow_flow (family, mode) where family is not null;
@@ -206,28 +208,45 @@ begin
   return n;
 end $$;
 
+-- It leaves the queue of what is due until a slot is free.
+create function slot_wait(f workflow_flow, event uuid) returns void language plpgsql volatile as $$
+begin
+  update workflow_flow x set waits = true where x.instance_id = f.instance_id;
+  update workflow_queue q
+  set due = null, reason = flow_reason('concurrency',
+        f.slot_limit || case f.slot_limit when 1 then ' is' else ' are' end
+        || ' at work: waits for a place')
+  where q.instance_id = f.instance_id;
+  perform flow_row(f.workflow, event, 'delayed', 'concurrency', f.instance_id);
+end $$;
+
 -- Takes the slot from an instance and gives it to the next that waits: by priority, then age. What is
--- paused, stuck or about to be stopped doesn't get one.
+-- paused, stuck or about to be stopped doesn't get one. There may be very many that wait: they are
+-- looked at one by one, in the order of their index.
 create function slot_pass(f workflow_flow) returns void language plpgsql volatile as $$
 declare
-  heir uuid;
+  heir record;
+  held int;
 begin
   update workflow_flow x set slot = null where x.instance_id = f.instance_id;
-  select x.instance_id into heir
-  from workflow_flow x join workflow_queue q on q.instance_id = x.instance_id
-  where x.workflow = f.workflow and x.mode = f.mode and x.slot_key = f.slot_key and x.waits
-    and q.worker is null and q.due is null and q.state = 'pending'
-    and x.slot_limit > (select count(*) from workflow_flow h
-                        where h.workflow = f.workflow and h.mode = f.mode
-                          and h.slot_key = f.slot_key and h.slot is not null)
-  order by q.priority, q.since, q.instance_id limit 1;
-  if heir is null then
-    return;
-  end if;
-  perform 1 from workflow_queue q where q.instance_id = heir for no key update;
-  update workflow_flow x set slot = f.slot, waits = false where x.instance_id = heir;
-  update workflow_queue q set due = clock_timestamp(), reason = null
-  where q.instance_id = heir and q.worker is null and q.state = 'pending';
+  select count(*) into held from workflow_flow x
+  where x.workflow = f.workflow and x.mode = f.mode and x.slot_key = f.slot_key
+    and x.slot is not null;
+  for heir in
+    select x.instance_id, x.slot_limit from workflow_flow x
+    where x.workflow = f.workflow and x.mode = f.mode and x.slot_key = f.slot_key and x.waits
+    order by x.priority, x.since, x.instance_id
+  loop
+    continue when heir.slot_limit <= held;
+    update workflow_queue q set due = clock_timestamp(), reason = null
+    where q.instance_id = heir.instance_id and q.worker is null and q.due is null
+      and q.state = 'pending';
+    if found then
+      update workflow_flow x set slot = f.slot, waits = false
+      where x.instance_id = heir.instance_id;
+      return;
+    end if;
+  end loop;
 end $$;
 
 -- Before and after the body ----------------------------------------------------------------------
@@ -254,20 +273,19 @@ begin
     if f.slot is not null then
       perform slot_pass(f);
     end if;
-  elsif f.slot_key is not null and f.slot is null and slot_take(f) is null then
-    update workflow_flow x set waits = true where x.instance_id = f.instance_id;
-    why := flow_reason('concurrency', f.slot_limit || ' are at work: waits for one of them');
-  end if;
-  if why is not null then
     select i.event_id into event from workflow_instances i where i.id = f.instance_id;
     perform flow_row(f.workflow, event, 'delayed', why->>'code', f.instance_id,
                      jsonb_strip_nulls(jsonb_build_object('until', why->'until')));
+  elsif f.slot_key is not null and f.slot is null and slot_take(f) is null then
+    select i.event_id into event from workflow_instances i where i.id = f.instance_id;
+    perform slot_wait(f, event);
+    select q.reason into why from workflow_queue q where q.instance_id = f.instance_id;
   end if;
 end $$;
 
--- Asked before the body of these instances goes on; a unit with other rows has the gate already. Returns those that this
--- worker doesn't hold: also those that may not go on, which are given back here. What was to stop
--- them is looked at as in release().
+-- Asked before the body of these instances goes on; a unit with other rows has the gate already.
+-- Returns those that this worker doesn't hold: also those that may not go on, which are given back
+-- here. What was to stop them is looked at as in release().
 create function flow_begin(me uuid, ids uuid[]) returns setof uuid language plpgsql volatile as $$
 declare
   q record;
@@ -549,6 +567,7 @@ begin
   f.begun := false;
   f.gathered := 1;
   f.priority := s.priority;
+  f.since := s.settled;
   f.hold := coalesce((slots->>'hold')::boolean, false);
   f.waits := false;
   f.slot_key := key_today(slots->>'key');
@@ -621,6 +640,10 @@ begin
     return;
   end if;
   insert into workflow_flow select f.*;
+  if f.slot_key is not null and f.rate_key is null and f.gather is null and f.behind is null
+     and q.queued_key is null and q.state = 'pending' and slot_take(f) is null then
+    perform slot_wait(f, s.event);
+  end if;
   if f.gather = 'batch' then
     insert into workflow_batches (instance_id, settled, event_id)
     values (s.instance, s.settled, s.event);
