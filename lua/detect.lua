@@ -207,7 +207,7 @@ function M.batch(text, again, aside)
   else
     take(out, input)
   end
-  local settled = {}
+  local settled = { event_count = #out.events }
   for _, name in ipairs(SETTLED) do
     settled[name] = json.array(out[name])
   end

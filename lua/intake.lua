@@ -17,8 +17,9 @@ local function fact_of(change, rule, subject, old, new, now)
   if not ok or not edge then
     return ok, not ok and edge or nil
   end
-  local at, weak = rules.exact(now), false
   local told = rule.source ~= "deleted" or change.new ~= nil -- by the vendor, with its time
+  -- Else when it was noticed counts: that is the same however often the change is read.
+  local at, weak, ours = rules.exact(change.noticed or now), false, not told and change.noticed ~= nil
   if told then
     ok, at, weak = pcall(rules.time_of, rule, change.new, change.modified_on or now)
     if not ok then
@@ -30,7 +31,8 @@ local function fact_of(change, rule, subject, old, new, now)
   if silent and not world.historic[rule.name] then
     return true, nil
   end
-  return true, { rule = rule, at = at, weak = weak and change.old == nil, silent = silent }
+  return true, { rule = rule, at = at, weak = weak and change.old == nil, silent = silent,
+    ours = ours }
 end
 
 -- All facts of a change in the order of their time; a row's creation before what else it shows.
@@ -71,7 +73,7 @@ local function emit_facts(out, change, facts, now, failed)
     if not ok then
       failed(rule, wanted)
     elseif wanted then
-      judge.add_event(out, rule, shown, change.entity_id, fact.at, fact.weak, fact.silent)
+      judge.add_event(out, rule, shown, change.entity_id, fact)
       if rule.source == "deleted" then
         out.deleted[#out.deleted + 1] = { entity = change.entity, id = change.entity_id,
           event = shown.event.id }
@@ -124,7 +126,8 @@ local function arrived(out, rule, arrival, payload, now)
     out.errors[#out.errors + 1] = { rule = rule.name, entity = rule.subject,
       entity_id = arrival.entity_id, message = wanted }
   elseif wanted then
-    judge.add_event(out, rule, shown, arrival.entity_id, rules.exact(arrival.at), false, false)
+    judge.add_event(out, rule, shown, arrival.entity_id,
+      { at = rules.exact(arrival.at), weak = false, silent = false })
   end
 end
 

@@ -240,14 +240,15 @@ end
 
 --- Adds an event to what is settled, and what it starts or who raised.
 ---@param shown table see M.shown
-function M.add_event(out, rule, shown, entity_id, at, weak, silent)
+---@param fact table {at, weak, silent, ours}
+function M.add_event(out, rule, shown, entity_id, fact)
   local event = shown.event
   out.events[#out.events + 1] = { id = event.id, type = rule.name, entity = rule.subject,
-    entity_id = tostring(entity_id), at = at, noticed = event.time, weak = weak,
+    entity_id = tostring(entity_id), at = fact.at, ours = fact.ours or nil, noticed = event.time, weak = fact.weak,
     customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
       and event.customer.id or nil,
     keys = json.array(entities.event_keys(event)), payload = event }
-  ask_listeners(out, rule, shown, entity_id, silent)
+  ask_listeners(out, rule, shown, entity_id, fact.silent)
 end
 
 return M

@@ -273,6 +273,8 @@ static void turned(void *ctx, const struct db_reply *reply)
         "'missing', c.missing, 'waiting', c.waiting, "
         "'modified_on', to_char(c.modified_on at time zone 'UTC', "
         "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), "
+        "'noticed', to_char(c.noticed_at at time zone 'UTC', "
+        "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), "
         "'live_since', to_char(c.live_since at time zone 'UTC', "
         "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), "
         "'age_ms', (extract(epoch from c.age) * 1000)::bigint) order by c.seq), '[]') "

@@ -320,9 +320,15 @@ class TwoDatabases(DetectTest):
         self.estimate(7)
         self.wait(self.TYPES, "estimate_created")
         until(lambda: self.rows("select last_value > 2 from tries"), "t")
+        self.rows("delete from st_estimates")   # the vendor tells no time of that
+        self.wait(self.TYPES, "estimate_created estimate_deleted")
+        tried = int(self.rows("select last_value from tries"))
+        until(lambda: int(self.rows("select last_value from tries")) > tried + 2, True)
         self.rows("drop function drop_changes; alter function really_drop(bigint[]) rename to drop_changes")
         self.quiet()
-        self.assertEqual("estimate_created", self.sql(self.TYPES))
+        self.assertEqual("estimate_created estimate_deleted", self.sql(self.TYPES))
+        self.assertEqual("t", self.sql("select at between now_ - interval '1 hour' and now_ + interval '1 s'"
+                                       " from events, business_now() now_ where type = 'estimate_deleted'"))
         self.assertEqual("2", self.sql("select count(*) from workflow_instances"))
 
     def test_detection_says_how_far_it_has_come(self):
