@@ -21,11 +21,13 @@ struct request {
     enum request_kind kind;
     enum request_state state;
     int ordinal;
-    char *branch, *step, *name, *hash, *input; /* step: "branch/ordinal" */
-    char *word, *options, *now, *due; /* a step's: its action, ... */
-    char *deadline;                   /* a sleep's, a wait's; NULL: none */
-    char *spec;                       /* a wait's: types, judged, since as members */
-    char *output, *outcome;           /* a record's */
+    char *texts; /* all of these but output; a note has them later */
+    const char *branch, *step, *name, *hash, *input; /* step: "branch/ordinal" */
+    const char *word, *options, *now, *due;          /* a step's: its action, ... */
+    const char *deadline;                            /* a sleep's, a wait's; NULL: none */
+    const char *spec;                                /* a wait's: types, judged, since as members */
+    const char *outcome;                             /* a record's */
+    char *output;
     struct action *action;
     struct note *note; /* in the journal */
     int64_t began_ms;

@@ -61,11 +61,7 @@ struct note *note_new(enum note_kind kind, const char *instance, void *owner)
 static void note_free(struct note *note)
 {
     free(note->json);
-    free(note->branch);
-    free(note->name);
-    free(note->hash);
-    free(note->state);
-    free(note->input);
+    free(note->texts);
     free(note->output);
     free(note->at);
     free(note->payload);

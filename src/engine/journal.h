@@ -55,9 +55,10 @@ struct note {
     bool flow;  /* flow control is told if it is given back or ends; needs gated */
     bool again; /* the journal's: it may have been written already */
     char *json;
-    /* NOTE_STEP: the texts are owned by the note */
+    /* NOTE_STEP: its texts are in `texts`, or constant; that and output are the note's */
     int run, seq, ordinal, took_ms;
-    char *branch, *name, *hash, *state, *input, *output;
+    char *texts, *output;
+    const char *branch, *name, *hash, *state, *input;
     /* NOTE_NOT_OURS */
     char event[37];
     int64_t settled;

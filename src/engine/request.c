@@ -23,15 +23,21 @@ static struct slice ordinal_text(const struct request *r)
     return slice_of(strrchr(r->step, '/') + 1);
 }
 
-static char *copy(const struct slice *args, size_t nargs, size_t i)
+/* Copies a text to where *at points, and moves that on. */
+static const char *keep(char **at, struct slice text)
 {
-    return i < nargs && args[i].data ? xstrndup(args[i].data, args[i].len) : NULL;
+    if (!text.data)
+        return NULL;
+    char *kept = *at;
+    *at = (char *)mempcpy(kept, text.data, text.len) + 1;
+    kept[text.len] = '\0';
+    return kept;
 }
 
 /* The members of a JSON object, without its braces. */
-static char *members(const struct slice *text)
+static struct slice members(struct slice text)
 {
-    return text->len > 2 ? xstrndup(text->data + 1, text->len - 2) : xstrdup("");
+    return text.len > 2 ? (struct slice){text.data + 1, text.len - 2} : slice_of("");
 }
 
 void request_new(struct instance *in, const struct slice *args, size_t nargs)
@@ -52,28 +58,33 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
     struct request *r = xcalloc(1, sizeof(*r)), **end = &in->requests;
     r->in = in;
     r->kind = kinds[k].kind;
-    r->branch = copy(args, nargs, 1);
+    size_t size = args[1].len + args[2].len + 2; /* of step */
+    for (size_t i = 1; i < nargs; i++)
+        size += args[i].len + 1;
+    char *at = r->texts = xmalloc(size);
     r->ordinal = atoi(args[2].data);
-    r->step = xmalloc(args[1].len + 1 + args[2].len + 1);
-    char *slash = (char *)mempcpy(r->step, args[1].data, args[1].len);
-    *slash = '/';
-    memcpy(slash + 1, args[2].data, args[2].len + 1);
-    r->name = copy(args, nargs, 3);
-    r->hash = copy(args, nargs, 4);
-    r->input = copy(args, nargs, 5);
+    r->step = keep(&at, args[1]);
+    at[-1] = '/';
+    keep(&at, args[2]);
+    r->branch = keep(&at, args[1]);
+    r->name = keep(&at, args[3]);
+    r->hash = keep(&at, args[4]);
+    r->input = keep(&at, args[5]);
     if (r->kind == REQUEST_STEP) {
-        r->options = copy(args, nargs, 6);
-        r->now = copy(args, nargs, 7);
-        r->due = copy(args, nargs, 8);
-        r->word = copy(args, nargs, 9);
+        r->options = keep(&at, args[6]);
+        r->now = keep(&at, args[7]);
+        r->due = keep(&at, args[8]);
+        r->word = keep(&at, args[9]);
     } else if (r->kind == REQUEST_SLEEP) {
-        r->deadline = copy(args, nargs, 6);
+        r->deadline = keep(&at, args[6]);
     } else if (r->kind == REQUEST_WAIT) {
-        r->spec = members(&args[6]);
-        r->deadline = args[7].len ? copy(args, nargs, 7) : NULL;
+        r->spec = keep(&at, members(args[6]));
+        r->deadline = args[7].len ? keep(&at, args[7]) : NULL;
     } else {
-        r->output = copy(args, nargs, 6);
-        r->outcome = copy(args, nargs, 7);
+        r->output = xstrndup(args[6].data, args[6].len);
+        r->outcome = strcmp(args[7].data, "done") == 0     ? "done"
+                     : strcmp(args[7].data, "failed") == 0 ? "failed"
+                                                           : "note";
     }
     while (*end) {
         end = &(*end)->next;
@@ -100,11 +111,8 @@ void request_free(struct request *r)
         r->candidates = c->next;
         candidate_free(c);
     }
-    char *texts[] = {r->branch, r->step, r->name,     r->hash,   r->input,   r->options, r->now,
-                     r->due,    r->spec, r->deadline, r->output, r->outcome, r->word};
-    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        free(texts[i]);
-    }
+    free(r->texts);
+    free(r->output);
     free(r);
 }
 
@@ -185,14 +193,7 @@ static void step_written(struct note *note)
     instance_pump(in);
 }
 
-/* The note takes the texts that the request needs no more. */
-static char *take(char **text)
-{
-    char *taken = *text;
-    *text = NULL;
-    return taken;
-}
-
+/* The note takes the texts, and the output. It outlives the request, or is gone right after it. */
 static void write_step(struct request *r, const char *state, char *output)
 {
     struct note *note = new_note(r, NOTE_STEP, step_written);
@@ -200,11 +201,13 @@ static void write_step(struct request *r, const char *state, char *output)
     note->seq = r->in->next_seq++;
     note->ordinal = r->ordinal;
     note->took_ms = r->began_ms ? (int)(clock_mono_ms() - r->began_ms) : 0;
-    note->branch = xstrdup(r->branch);
-    note->name = take(&r->name);
-    note->hash = take(&r->hash);
-    note->state = xstrdup(state);
-    note->input = take(&r->input);
+    note->texts = r->texts;
+    r->texts = NULL;
+    note->branch = r->branch;
+    note->name = r->name;
+    note->hash = r->hash;
+    note->state = state;
+    note->input = r->input;
     note->output = output;
     journal_add(r->in->host->journal, note);
 }
@@ -446,7 +449,8 @@ void request_begin(struct request *r)
         suspend(r, NULL);
         break;
     case REQUEST_RECORD:
-        write_step(r, r->outcome, take(&r->output));
+        write_step(r, r->outcome, r->output);
+        r->output = NULL;
         break;
     }
 }

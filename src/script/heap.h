@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define HEAP_SMALL 512 /* bytes; blocks up to here come from lists of free ones */
+#define HEAP_SMALL 1024 /* bytes; blocks up to here come from lists of free ones */
 #define HEAP_STEP 16
 
 struct heap {
