@@ -152,7 +152,7 @@ end
 -- A company's action. A call of which nobody knows whether it happened is looked for by `find`;
 -- without one, or when that raises, a person must say.
 local function run_theirs(ctx, action, args)
-  local key = host.sha256(ctx.owner):sub(1, 32)
+  local key = host.sha256(ctx.owner, 32)
   for _ = 1, 8 do
     ctx.calls = 0
     local ok, value = pcall(action.theirs.run, args, key)
@@ -212,12 +212,11 @@ end
 ---@param shadow string|nil anything: nothing of it may leave
 ---@param now string UTC
 ---@param args string JSON
----@param event string|nil JSON
 ---@param options string|nil JSON {retries, timeout, in_doubt}, as the author wrote them
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
-function M.run(name, owner, shadow, now, args, event, options)
+function M.run(name, owner, shadow, now, args, options)
   local ctx = setmetatable({ asked = 0, state = state, name = name, owner = owner, now = now,
-    event_text = event, options_text = options, shadow = shadow ~= nil }, context.Context)
+    options_text = options, shadow = shadow ~= nil }, context.Context)
   context.enter(ctx)
   return outcome(ctx, pcall(try, ctx, state.actions[name], args))
 end

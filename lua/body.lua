@@ -1,7 +1,7 @@
 -- Main module of a body VM: holds one version of one workflow and runs its instances.
 --
 --   load(bundle)                  -> what C needs to know about it
---   run(instance, event, …)       one instance (a task), see scheduler.lua for what it posts
+--   run(instance, history, …)      one instance (a task), see scheduler.lua for what it posts
 --   judge(instance, event, stop)  -> "ours" or "not ours": the `when` of a stop
 --
 -- The environment and the compiled chunks are shared by the instances; each runs the chunks anew,
@@ -35,11 +35,12 @@ local function require_file(name)
   if not chunks[path] then
     durable.raise("there is no module '" .. tostring(name) .. "' (" .. path .. ")")
   end
-  if task.modules[path] == nil then
+  local loaded = task.loading
+  if loaded[path] == nil then
     local value = chunks[path]()
-    task.modules[path] = value == nil and true or value
+    loaded[path] = value == nil and true or value
   end
-  return task.modules[path]
+  return loaded[path]
 end
 
 local function compile(path, source, api)
@@ -54,9 +55,9 @@ end
 -- Runs the workflow's chunk for a task and returns its declaration.
 local function declaration(task)
   durable.enter(task)
-  task.loading = true
+  task.loading = {} -- the modules that it has required
   local ok, value = pcall(chunks[version.path])
-  task.loading = nil
+  task.loading = false
   if not ok then
     error(value, 0)
   elseif type(value) ~= "table" then
@@ -76,7 +77,7 @@ local function read_table(path)
   end
   local task = durable.new(version.name, "", EPOCH, {})
   durable.enter(task)
-  task.loading = true
+  task.loading = {}
   local ok, value = pcall(compile(path, source, { events = same, company = same }))
   return ok and type(value) == "table" and value or nil
 end
@@ -236,14 +237,13 @@ local function run_stop(task, d, h, by)
 end
 
 --- @param instance string
---- @param event_json string
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
 --- @param phase string "run" or "on_stop"
 --- @param now string UTC
 --- @param by_json? string the event that stops it
-function M.run(instance, event_json, history_json, phase, now, by_json)
+function M.run(instance, history_json, phase, now, by_json)
   local task = durable.new(version.name, instance, now)
-  task.event = late.table(event_json, function(event)
+  task.event = late.table(host.lent, function(event)
     records.event(task, event)
   end)
   local ok, d = pcall(declaration, task)

@@ -58,8 +58,8 @@ M.Context = Context
 
 -- What most calls never look at is decoded when they do.
 local late = {
-  event = function(ctx)
-    local text = rawget(ctx, "event_text")
+  event = function()
+    local text = host.lent()
     return text and json.decode(text) or {}
   end,
   tries = function(ctx)

@@ -278,9 +278,8 @@ end
 ---@param event table
 function M.new(workflow, instance, now, event)
   return { workflow = workflow, instance = instance, event = event, now = now, due = now,
-    modules = {}, raised = {}, entities = {}, running = false, loading = false, pure = false,
-    ended = false, result = false, diverged = false, answered = false, ready = false,
-    pending = false, asked = false, undos = false }
+    raised = {}, entities = {}, running = false, loading = false, pure = false, over = false,
+    answered = false, ready = false, pending = false, asked = false, undos = false }
 end
 
 --- Makes a task the running one.

@@ -22,14 +22,18 @@ end
 
 -- Runs the body until it asks for what isn't recorded: its posts, and its end if it came to it.
 local function replay(instance)
-  local posts, real_post = {}, host.post
+  local posts, real_post, real_lent = {}, host.post, host.lent
   rawset(host, "post", function(...)
     posts[#posts + 1] = { ... }
   end)
+  rawset(host, "lent", function()
+    return instance.event
+  end)
   local co = coroutine.create(body.run)
-  local got = table.pack(coroutine.resume(co, instance.instance, instance.event, instance.steps, "run",
+  local got = table.pack(coroutine.resume(co, instance.instance, instance.steps, "run",
     instance.created))
   rawset(host, "post", real_post)
+  rawset(host, "lent", real_lent)
   if not got[1] then
     return posts, { state = "stuck", reason = { message = tostring(got[2]) } }
   elseif coroutine.status(co) == "dead" then

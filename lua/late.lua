@@ -7,6 +7,7 @@ local TEXT, THEN = {}, {} -- keys that nobody else has
 -- Becomes the plain table that the text says.
 local function fill(t)
   local text, after = rawget(t, TEXT), rawget(t, THEN)
+  text = type(text) == "function" and text() or text
   setmetatable(t, nil)
   t[TEXT], t[THEN] = nil, nil
   for k, v in pairs(json.decode(text)) do
@@ -32,7 +33,7 @@ local Late = {
 }
 
 --- The object that a JSON text says.
----@param text string
+---@param text string|function a function that returns it
 ---@param after? function(t) called once it is decoded
 ---@return table
 function M.table(text, after)

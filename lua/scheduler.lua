@@ -39,7 +39,7 @@ local function result_of(task, branch, ok, value)
     end
     return
   end
-  task.ended = { ok = ok, value = value, branch = branch }
+  task.over = { ok = ok, value = value }
 end
 
 local function spawn_all(task, branch, request)
@@ -75,22 +75,18 @@ local function go_on(task, branch, ...)
   elseif request.kind == "all" then
     spawn_all(task, branch, request)
   elseif request.kind == "end" then
-    task.result = { state = request.state, reason = request.reason, event = request.event }
+    task.over = { result = { state = request.state, reason = request.reason, event = request.event } }
   elseif request.kind == "diverged" then
-    task.diverged = request
+    task.over = { diverged = request }
   else
     task.pending[branch.path] = request
     task.asked[#task.asked + 1] = request
   end
 end
 
-local function is_over(task)
-  return task.ended or task.result or task.diverged
-end
-
 -- Runs what is ready until all branches are blocked or the body has ended.
 local function run_ready(task)
-  while task.ready[1] and not is_over(task) do
+  while task.ready[1] and not task.over do
     local next_ = table.remove(task.ready, 1)
     go_on(task, next_[1], table.unpack(next_, 2))
   end
@@ -101,8 +97,9 @@ end
 local function deliver(task, path, ordinal, name, hash, state, at, output)
   local request = task.pending[path]
   if not request or request.ordinal ~= ordinal then
-    task.diverged = { message = "the body didn't ask for " .. tostring(name or path .. "/" .. ordinal)
-      .. ", which was recorded", other = { branch = path, ordinal = ordinal, name = name } }
+    task.over = { diverged = { message = "the body didn't ask for "
+      .. tostring(name or path .. "/" .. ordinal) .. ", which was recorded",
+      other = { branch = path, ordinal = ordinal, name = name } } }
     return
   end
   task.pending[path] = nil
@@ -143,7 +140,7 @@ local message = {
 local function take_asked(task)
   local outgoing, at = task.asked, 1
   task.asked = {}
-  while outgoing[at] and not is_over(task) do
+  while outgoing[at] and not task.over do
     local request = outgoing[at]
     if task.pending[request.branch.path] ~= request then
       table.remove(outgoing, at)
@@ -192,7 +189,7 @@ local function judge(task, branch, ordinal, event_json)
 end
 
 local function diverged(task)
-  local d = task.diverged
+  local d = task.over.diverged
   local reason = { code = "diverged", message = d.message, can = json.array({ "migrate", "cancel" }) }
   if d.other then
     reason.recorded = { branch = d.other.branch, ordinal = d.other.ordinal, name = d.other.name }
@@ -209,20 +206,20 @@ end
 -- Runs a function through what was recorded of it.
 local function replay(task, path, f, history, ...)
   durable.enter(task)
-  task.ended, task.result = nil, nil
+  task.over = false
   task.ready, task.pending, task.asked = {}, {}, {}
   spawn(task, path, f, nil, nil, ...)
   run_ready(task)
   local position = 1
-  while history[position] and not is_over(task) do
+  while history[position] and not task.over do
     local s = history[position]
     deliver(task, s[2], s[3], s[4], s[5], s[6], s[7], s[8])
     position = position + 1
   end
   local s = history[position]
-  if s and not task.diverged then
-    task.diverged = { message = "the body ended before " .. s[4] .. ", which was recorded",
-      other = { branch = s[2], ordinal = s[3], name = s[4] } }
+  if s and not task.over.diverged then
+    task.over = { diverged = { message = "the body ended before " .. s[4] .. ", which was recorded",
+      other = { branch = s[2], ordinal = s[3], name = s[4] } } }
   end
 end
 
@@ -233,7 +230,7 @@ end
 ---@param history table
 function M.replay(task, path, f, history, ...)
   replay(task, path, f, history, ...)
-  if task.diverged then
+  if task.over and task.over.diverged then
     diverged(task)
   end
 end
@@ -253,12 +250,11 @@ function M.run(task, path, f, history, ...)
       kind, a, b, c, d, e = coroutine.yield()
     else
       local requests = take_asked(task)
-      if task.diverged then
+      local over = task.over
+      if over and over.diverged then
         diverged(task)
-      elseif task.result then
-        return nil, task.result
-      elseif task.ended then
-        return task.ended.ok, task.ended.value
+      elseif over then
+        return over.ok, over.result or over.value
       end
       kind, a, b, c, d, e = post(task, requests)
     end

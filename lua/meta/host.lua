@@ -10,8 +10,9 @@ host = {}
 function host.hash(text) end
 
 ---@param text string
----@return string digits 64 hex digits
-function host.sha256(text) end
+---@param digits? integer how many of the 64
+---@return string digits in hex
+function host.sha256(text, digits) end
 
 ---@param bytes integer 1 to 64
 ---@return string digits two per byte
@@ -43,6 +44,10 @@ function host.upvalues(f) end
 ---A message to the owner of the running task, delivered after the next yield. Only in a vm.
 ---@param ... string|number|nil
 function host.post(...) end
+
+---What the owner of the task lends it: the event of its instance, as JSON. In a vm only.
+---@return string?
+function host.lent() end
 
 ---@class host.zone
 host.zone = {}

@@ -43,8 +43,7 @@ struct action {
     struct generation *generation;
     struct task *task;       // NULL when it has returned
     struct op *op;           // what its Lua waits for
-    struct action_call call; // its texts are in `texts`, but for args, event and options
-    char *texts;
+    struct action_call call; // its texts are lent by whoever started it
     action_done_fn *done;
     void *ctx;
     // what is to be reported, from the loop
@@ -185,7 +184,6 @@ static void action_free(struct action *action)
     if (--generation->calls == 0 && generation != action->actions->newest) {
         generation_drop(generation);
     }
-    free(action->texts);
     free(action->text);
     free(action->until);
     free(action);
@@ -329,7 +327,7 @@ struct action *action_start(struct actions *actions, const struct action_call *c
         action->next->prev = action;
     }
     actions->all = action;
-    action->texts = action_call_copy(&action->call, call);
+    action->call = *call;
     action->done = done;
     action->ctx = ctx;
     static const struct task_owner owner = {posted, task_ended};
@@ -344,10 +342,10 @@ struct action *action_start(struct actions *actions, const struct action_call *c
                            slice_of(shadow ? "shadow" : NULL),
                            slice_of(call->now),
                            {call->args, call->args_len},
-                           {call->event, call->event_len},
                            slice_of(call->options)};
     action->task = task_start(action->generation->vm, "run", args, ARRAY_LEN(args), &owner, action);
     task_blame(action->task, action->call.instance);
+    task_lend(action->task, (struct slice){call->event, call->event_len});
     free(longer);
     return action;
 }

@@ -49,6 +49,7 @@ bool actions_on_the_wire(const struct actions *actions);
 bool actions_use(struct actions *actions, const char *files, struct err *err);
 /* Whether files can be loaded at all. */
 bool actions_check(const struct engine *engine, const char *files, struct err *err);
+/* The texts of the call must live until it is reported or cancelled. */
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx);
 void action_cancel(struct action *action); /* nothing is reported; outcomes are still written */

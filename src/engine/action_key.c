@@ -7,28 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-char *action_call_copy(struct action_call *to, const struct action_call *call)
-{
-    const char *from[] = {call->instance, call->step,   call->name, call->workflow,
-                          call->mode,     call->class_, call->now,  call->due, call->trace};
-    const char **at[] = {&to->instance, &to->step,   &to->name, &to->workflow,
-                         &to->mode,     &to->class_, &to->now,  &to->due, &to->trace};
-    size_t sizes[ARRAY_LEN(from)], total = 0;
-    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
-        sizes[i] = from[i] ? strlen(from[i]) + 1 : 0;
-        total += sizes[i];
-    }
-    char *texts = xmalloc(total), *text = texts;
-    *to = (struct action_call){.run = call->run};
-    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
-        if (from[i]) {
-            *at[i] = memcpy(text, from[i], sizes[i]);
-            text += sizes[i];
-        }
-    }
-    return texts;
-}
-
 static void add_field(struct buf *out, const char *name, const char *value)
 {
     if (value) {

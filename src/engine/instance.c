@@ -286,12 +286,13 @@ bool instance_consider(struct instance *in)
 
 static void start_body(struct instance *in, const char *phase, const char *by)
 {
-    const struct slice args[] = {slice_of(in->id), slice_of(in->event),         slice_of(in->steps),
-                                 slice_of(phase),  slice_of(now_of(in, phase)), slice_of(by)};
+    const struct slice args[] = {slice_of(in->id), slice_of(in->steps), slice_of(phase),
+                                 slice_of(now_of(in, phase)), slice_of(by)};
     in->turns = 1;
     in->expected = -1;
     in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);
     task_blame(in->task, in->id);
+    task_lend(in->task, slice_of(in->event));
     free(in->steps);
     in->steps = NULL;
 }

@@ -39,8 +39,6 @@ struct op {
 /* action_key.c */
 /* What the ledger is keyed by and policy goes by, as JSON; no script can change it. */
 char *action_key(const struct engine *engine, bool live, const struct action_call *call);
-/* Copies what the key is made of; the texts are in the one block that is returned. */
-char *action_call_copy(struct action_call *to, const struct action_call *call);
 
 /* op_wire.c */
 /* Makes the span of the next request and its header, op->traceparent. */

@@ -31,14 +31,16 @@ static int l_hash(lua_State *L)
     return 1;
 }
 
-/* sha256(text) -> 64 hex digits */
+/* sha256(text, digits) -> hex digits, all 64 of them or the first ones */
 static int l_sha256(lua_State *L)
 {
     size_t len;
     const char *text = luaL_checklstring(L, 1, &len);
+    lua_Integer digits = luaL_optinteger(L, 2, 64);
     char hex[65];
+    luaL_argcheck(L, digits >= 1 && digits <= 64, 2, "1 to 64 digits");
     digest_sha256_hex(text, len, hex);
-    lua_pushstring(L, hex);
+    lua_pushlstring(L, hex, (size_t)digits);
     return 1;
 }
 

@@ -34,6 +34,7 @@ struct writer {
 struct name {
     const char *text;
     size_t len;
+    int at; /* on the stack; 0: not there */
 };
 
 static void write_value(struct writer *w, int index);
@@ -190,13 +191,18 @@ static void write_object(struct writer *w, int index, size_t count)
     lua_State *L = w->L;
     struct place *place = &w->path[w->depth++];
     struct name few[FEW_NAMES], *names = few;
+    luaL_checkstack(L, FEW_NAMES + 12, "too deep");
     if (count > FEW_NAMES)
         names = lua_newuserdatauv(L, count * sizeof(*names), 0);
-    else
-        lua_pushnil(L);
+    int top = lua_gettop(L);
     size_t n = 0;
-    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1), n++)
-        names[n].text = lua_tolstring(L, -2, &names[n].len); /* the table keeps it alive */
+    for (lua_pushnil(L); lua_next(L, index); n++) {
+        names[n].text = lua_tolstring(L, -2, &names[n].len);
+        names[n].at = count > FEW_NAMES ? 0 : lua_gettop(L) - 1;
+        lua_pop(L, 1);
+        if (names[n].at)
+            lua_pushvalue(L, -1); /* the key itself stays on the stack, to be used again */
+    }
     sort(names, n);
     buf_addc(w->out, '{');
     for (size_t i = 0; i < n; i++) {
@@ -205,13 +211,16 @@ static void write_object(struct writer *w, int index, size_t count)
             buf_addc(w->out, ',');
         write_string(w, names[i].text, names[i].len);
         buf_addc(w->out, ':');
-        lua_pushlstring(L, names[i].text, names[i].len);
+        if (names[i].at)
+            lua_pushvalue(L, names[i].at);
+        else
+            lua_pushlstring(L, names[i].text, names[i].len);
         lua_rawget(L, index);
         write_value(w, lua_gettop(L));
         lua_pop(L, 1);
     }
     buf_addc(w->out, '}');
-    lua_pop(L, 1);
+    lua_settop(L, count > FEW_NAMES ? top - 1 : top);
     w->depth--;
 }
 

@@ -41,6 +41,7 @@ struct task {
     const char *blame; /* whose Lua it is; NULL: nobody's */
     const char *function;
     const struct batch *given; /* what the run that goes on was resumed with */
+    struct slice lent;
     struct queue resumes, posts;
     size_t posted_bytes;
     int64_t used_us;
@@ -59,6 +60,11 @@ void *task_running(void)
 void task_blame(struct task *task, const char *instance)
 {
     task->blame = instance && strlen(instance) == MARK_LEN ? instance : NULL;
+}
+
+void task_lend(struct task *task, struct slice text)
+{
+    task->lent = text;
 }
 
 /* ---- batches ---- */
@@ -436,6 +442,16 @@ static void task_turn(void *ctx)
     task->gone = NULL;
     task->given = NULL;
     defer(task);
+}
+
+/* host.lent() -> the text that its owner lends the task, or nil */
+int task_lent(lua_State *L)
+{
+    const struct task *task = vm_of(L)->running;
+    if (!task)
+        return luaL_error(L, "host.lent: no task is running");
+    vm_push_slices(L, &task->lent, 1);
+    return 1;
 }
 
 /* host.post(...): strings, nils and numbers for the owner, after the next yield. */

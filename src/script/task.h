@@ -34,6 +34,8 @@ struct task *task_start(struct vm *vm, const char *function, const struct slice 
 void task_resume(struct task *task, const struct slice *args, size_t nargs);
 /* Ends the task now: nothing more is delivered; its <close> variables are closed. */
 void task_cancel(struct task *task);
+/* A text that its Lua may ask for by host.lent(), and seldom does; it lives as long as the task. */
+void task_lend(struct task *task, struct slice text);
 /* Whose Lua this is, a uuid's text that lives as long as the task: marked while it runs (mark.h),
  * so that a death of the process is blamed on it. */
 void task_blame(struct task *task, const char *instance);

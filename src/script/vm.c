@@ -169,6 +169,8 @@ static int open_vm(lua_State *L)
     host_open(L);
     lua_pushcfunction(L, task_post);
     lua_setfield(L, -2, "post");
+    lua_pushcfunction(L, task_lent);
+    lua_setfield(L, -2, "lent");
     lua_setglobal(L, "host");
 
     lua_pushcfunction(L, l_require);

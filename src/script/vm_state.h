@@ -50,8 +50,9 @@ void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs);
 /* Pushes the text of the error value at index. May raise. */
 void vm_push_error_text(lua_State *L, int index);
 
-/* task.c: host.post, and makes coroutine.yield talk to the owner. May raise. */
+/* task.c: host.post, host.lent, and what makes coroutine.yield talk to the owner. May raise. */
 int task_post(lua_State *L);
+int task_lent(lua_State *L);
 void task_open(lua_State *L);
 
 #endif

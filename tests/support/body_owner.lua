@@ -43,8 +43,11 @@ function Owner:turn(...)
   host.post = function(...)
     posted[#posted + 1] = { ... }
   end
+  host.lent = function()
+    return json.encode(self.event)
+  end
   local got = table.pack(coroutine.resume(self.co, ...))
-  host.post = nil
+  host.post, host.lent = nil, nil
   if not got[1] then
     error(got[2], 0)
   elseif coroutine.status(self.co) == "dead" then
@@ -79,7 +82,7 @@ function Owner:start(phase, by)
   for i, h in ipairs(self.history) do
     steps[i] = json.array { i, h.branch, h.ordinal, h.name, h.hash, h.state, h.at, json.decode(h.output) }
   end
-  self:turn("019", json.encode(self.event), json.encode(json.array(steps)), phase or "run",
+  self:turn("019", json.encode(json.array(steps)), phase or "run",
     "2026-06-01T14:00:00Z", by and json.encode(by))
 end
 

@@ -30,7 +30,18 @@ static struct driver {
 struct run {
     struct http_request *request;
     struct action *action;
+    struct json *doc; /* with the three parts of it, what the call is made of */
+    char *args, *event, *options;
 };
+
+static void run_free(struct run *run)
+{
+    json_free(run->doc);
+    free(run->args);
+    free(run->event);
+    free(run->options);
+    free(run);
+}
 
 static void reply(struct http_request *request, int status, const char *text)
 {
@@ -53,7 +64,7 @@ static void reported(void *ctx, enum action_verdict verdict, const char *text, c
     }
     reply(run->request, 200, out.data);
     buf_fini(&out);
-    free(run);
+    run_free(run);
 }
 
 static void on_run(void *ctx, struct http_request *request)
@@ -85,13 +96,10 @@ static void on_run(void *ctx, struct http_request *request)
                                .now = json_text(doc, "now"),
                                .due = json_text(doc, "due")};
     struct run *run = xcalloc(1, sizeof(*run));
-    run->request = request;
+    *run = (struct run){
+        .request = request, .doc = doc, .args = args, .event = event, .options = options};
     driver.run = run;
     run->action = driver.action = action_start(driver.actions, &call, reported, run);
-    json_free(doc);
-    free(args);
-    free(event);
-    free(options);
 }
 
 static void on_cancel(void *ctx, struct http_request *request)
@@ -100,7 +108,7 @@ static void on_cancel(void *ctx, struct http_request *request)
     if (driver.action) {
         action_cancel(driver.action);
         reply(driver.run->request, 200, "{\"verdict\":\"cancelled\",\"text\":\"\",\"until\":\"\"}");
-        free(driver.run);
+        run_free(driver.run);
         driver.action = NULL;
     }
     reply(request, 200, "{}");
