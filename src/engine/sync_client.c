@@ -40,6 +40,7 @@ struct sync_call {
     void *ctx;
     struct fetch *fetch;
     int64_t not_before; /* by the monotonic clock */
+    int64_t held_ms;    /* since when the rate limit holds it back; 0: it doesn't */
     int tries;
     int access;   /* which access token it was sent with */
     bool renewed; /* it was refused once already */
@@ -441,6 +442,11 @@ static void send_call(struct sync_call *call)
                                     .headers = headers,
                                     .timeout_ms = TIMEOUT_MS,
                                     .max_body = MAX_PAGE};
+    if (call->held_ms) {
+        provider_figures("servicetitan")->waits++;
+        provider_figures("servicetitan")->wait_ms += clock_mono_ms() - call->held_ms;
+        call->held_ms = 0;
+    }
     call->tries++;
     call->access = client->access;
     call->fetch = fetch_start(client->engine->fetcher, &request, on_answer, call);
@@ -484,6 +490,8 @@ static void pump(void *ctx)
             at = later(at, now + 1 + (int64_t)((1 - client->tokens) * 1000 / client->per_second));
         }
         if (at > now) {
+            bool limited = client->access_token && at > call->not_before;
+            call->held_ms = limited && !call->held_ms ? now : call->held_ms;
             wake = at < wake ? at : wake;
             continue;
         }

@@ -32,16 +32,32 @@ static bool add_role(unsigned *roles, const char *name, size_t len)
     return false;
 }
 
+/* Names with a comma between them, and perhaps blanks. */
 static bool read_roles(const char *list, unsigned *roles)
 {
     for (;;) {
-        size_t len = strcspn(list, ",");
+        list += strspn(list, " ");
+        size_t len = strcspn(list, ", ");
         if (!add_role(roles, list, len))
             return false;
-        if (list[len] == '\0')
+        list += len + strspn(list + len, " ");
+        if (*list == '\0')
             return true;
-        list += len + 1;
+        if (*list++ != ',')
+            return false;
     }
+}
+
+/* A name that no worker has would keep /readyz red for ever. */
+static bool check_wanted_roles(const struct settings *settings, struct err *err)
+{
+    unsigned roles = 0;
+    const char *wanted = setting(settings, "MOONWRIGHT_ROLES");
+    return *wanted == '\0' || read_roles(wanted, &roles) ||
+           err_set(err, ERR_CONFIG,
+                   "MOONWRIGHT_ROLES is %s: the roles are sync, workflow, web and monitor, with "
+                   "commas between them",
+                   wanted);
 }
 
 /* Asked before anything is made or started: the web role would only find out at the end. */
@@ -81,6 +97,8 @@ static int run(struct front *front, const struct args *args)
     notify_open();
     if (roles == 0)
         roles = ROLE_ALL;
+    if (!check_wanted_roles(front->settings, &err))
+        return front_fail(&err);
     if ((roles & ROLE_WEB) && !port_is_free(setting(front->settings, "MOONWRIGHT_HTTP"), &err))
         return front_fail(&err);
     /* Until the supervisor waits for signals, a request to reload must not end us. */

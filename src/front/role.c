@@ -51,7 +51,7 @@ struct role {
     struct worker *presence; /* the row of a role that holds no instances */
     int64_t lags[LAGS];
     int beats;
-    bool draining, closing;
+    bool draining, closing, told;
     int64_t closing_since, lost_since;
     int code;
 };
@@ -112,10 +112,14 @@ static void end(void *ctx)
 {
     struct role *r = ctx;
     bool written = pool_in_flight(r->engine.db) == 0 && pool_in_flight(r->engine.st) == 0;
-    if (r->closing && !written && clock_mono_ms() - r->closing_since < CLOSE_MS)
+    if (r->closing && !written && clock_mono_ms() - r->closing_since < CLOSE_MS) {
         loop_timer_set(r->end, 10);
-    else
+    } else if (r->closing && !r->told) { /* whoever waits for the last answers hears them first */
+        r->told = true;
+        loop_timer_set(r->end, 0);
+    } else {
         loop_stop(r->engine.loop);
+    }
 }
 
 static void drain(void *ctx)

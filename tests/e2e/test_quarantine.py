@@ -25,6 +25,31 @@ EVENTS = """return events {
 STOPPED = BODY.replace("run = ", 'on_stop = function() note "bye" end, stop_when = { "off" }, run = ')
 
 
+class TwoWorkersTest(daemon.DaemonTest):
+    """Both die of it in turn, or at once; they count the same deaths."""
+    files = {"steady.lua": BODY}
+    arguments = ("--workers", "2")
+
+    def test_workers_together_count_to_three(self):
+        instances = []
+        for customer in range(1, 7):
+            self.go(customer)
+            self.wait("select state from instances where customer_id = %d" % customer, "waiting")
+            instances.append(self.instance("steady", customer))
+        self.end(self.process)
+        type(self).environment = dict(self.environment, MOONWRIGHT_CRASH_AT="lua:%s:1" % instances[0])
+        self.start()
+        for customer in range(1, 7):
+            self.go(customer, "other")
+        self.wait("select state || ' ' || (stuck->>'code') from instances where id = '%s'" % instances[0],
+                  "stuck quarantined", 60)
+        for customer in range(2, 7):
+            self.ended("steady", customer, "done")
+        self.assertEqual("3|1", self.sql("select count(*), count(distinct instance_id) from workflow_deaths"))
+        until(lambda: self.sql("select string_agg(name, ' ' order by name) from workflow_workers "
+                               "where role = 'workflow' and until > now()"), "workflow workflow-2", 30, "both live")
+
+
 class QuarantineTest(daemon.DaemonTest):
     files = {"steady.lua": BODY, "stopped.lua": STOPPED.replace('on = "go"', 'on = "go_stopped"')}
     settings = {"WORKER_LEASE_MS": "4000"}

@@ -156,6 +156,26 @@ class ServiceTest(daemon.DaemonTest):
         process.terminate()
         process.wait(20)
 
+    def test_what_dies_at_its_start_is_tried_less_and_less_often(self):
+        with open(os.path.join(self.folder, "log"), "w"):
+            pass
+        process = self.run_with("", "monitor", MOONWRIGHT_CRASH_AT="unit:worker_enter:1")
+
+        def pauses():
+            with open(os.path.join(self.folder, "log")) as log:
+                return [int(ms) for ms in re.findall(r"worker ended\".* again_in_ms=(\d+)", log.read())]
+        until(lambda: pauses()[:5], [100, 200, 400, 800, 1600], 30, "backoff")
+        process.terminate()  # it waits for its next life; there is nothing to drain
+        self.assertEqual(0, process.wait(5))
+
+    def test_a_role_that_nobody_has_is_refused(self):
+        for wrong in ("workflows", "sync,,web", "sync web", ","):
+            done = subprocess.run([daemon.PROGRAM, "run", "--role", "web"], cwd=self.folder, text=True, capture_output=True,
+                                  env=dict(self.environment, MOONWRIGHT_ROLES=wrong), timeout=20)
+            self.assertNotEqual(0, done.returncode)
+            self.assertEqual(1, done.stderr.count("\n"), done.stderr)
+            self.assertIn("MOONWRIGHT_ROLES is " + wrong, done.stderr)
+
     def test_without_a_manager_nothing_is_missed(self):
         for address in ("", "relative", "/nowhere/at/all", "@", "/" + "x" * 300):
             process = self.run_with(address, "monitor")

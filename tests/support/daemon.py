@@ -33,6 +33,7 @@ class DaemonTest(unittest.TestCase):
     files = {}         # of workflows/: name -> source
     clock = "1"        # business seconds per real one
     roles = "workflow,web"
+    arguments = ()       # more of `run`'s
     settings = {}
     reads_views = False  # a login that may read views, for db.* and audience
 
@@ -69,7 +70,7 @@ class DaemonTest(unittest.TestCase):
     @classmethod
     def start(cls):
         with open(os.path.join(cls.folder, "log"), "a") as log:
-            cls.process = subprocess.Popen([PROGRAM, "run", "--role", cls.roles, *WORKERS], env=cls.environment,
+            cls.process = subprocess.Popen([PROGRAM, "run", "--role", cls.roles, *(cls.arguments or WORKERS)], env=cls.environment,
                                            cwd=cls.folder, stdout=log, stderr=log)
         cls.addClassCleanup(cls.end, cls.process)
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name not in "
