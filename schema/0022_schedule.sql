@@ -89,3 +89,13 @@ begin
     on conflict do nothing;
   end loop;
 end $$;
+
+-- What the monitor tells: fires that nobody made, for a day.
+create function missed_fires() returns table (kind text, subject text, severity text, message text)
+language sql stable as $$
+  select 'schedule', k.workflow, 'warning', count(*) || ' fires were missed, the last one planned for '
+         || utc(max(k.planned)) || ': see `events starts`'
+  from workflow_skips k
+  where k.planned is not null and k.reason = 'missed' and k.at > business_now() - interval '1 day'
+  group by k.workflow
+$$;

@@ -63,6 +63,7 @@ static const char engine_checks[] =
     "  ' changes raised: ' || min(message) from detect_errors where resolved_at is null group by 2"
     " union all select 'sends', 'held', 'error', count(*) || ' sends wait for a person: see"
     " `sends list --held`' from messaging_log where state = 'held' having count(*) > 0"
+    " union all select kind, subject, severity, message from missed_fires()"
     " union all select 'database', 'old transaction', 'warning', count(*) ||"
     "  ' transactions are open for more than 10 minutes' from pg_stat_activity"
     "  where datname = current_database() and xact_start < now() - interval '10 minutes'"

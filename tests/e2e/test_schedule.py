@@ -317,7 +317,7 @@ class Changes(Case):
         driver = self.begin()
         self.wait("select count(*) from workflow_schedules", "1")
         self.kill(driver)
-        self.clock("2026-06-01T15:29:30Z")
+        self.clock("2026-06-01T15:29:56Z")
         self.write("report", workflow("*/10 * * * *"))
         self.begin()
         self.wait(SKIPS % "report", "2026-06-01T13:00:00Z schedule ended, 2026-06-01T14:00:00Z schedule ended,"
@@ -454,6 +454,8 @@ class Commands(Case):
 class Whole(DaemonTest):
     """The daemon: a fire runs the body, with its planned time, and again the next time."""
     clock = "600"
+    roles = "workflow,web,monitor"
+    settings = {"HEALTH_CHECK_INTERVAL_MS": "300"}
     files = {"report.lua": """return workflow {
       schedule = { cron = "*/10 * * * *", zone = "America/Phoenix" },
       if_running = "queue",
@@ -471,6 +473,16 @@ class Whole(DaemonTest):
         self.assertEqual(["schedule %s true" % t for t in times], outcomes)
         self.assertTrue(all(t.endswith("0:00Z") for t in times))
         self.assertEqual(sorted(set(times)), times)
+
+    def test_missed_fires_are_told(self):
+        alert = "select count(*) from system_alerts where kind = 'schedule' and subject = 'gone' and" \
+                " message like '1 fires were missed, the last one planned for 2026-06-01T10:00:00Z%' and resolved_at"
+        self.sql("insert into workflow_skips (workflow, planned, reason, at) values"
+                 " ('gone', '2026-06-01 10:00Z', 'missed', business_now()), ('gone', '2026-06-01 11:00Z',"
+                 " 'schedule ended', business_now())")
+        self.wait(alert + " is null", "1")
+        self.sql("update workflow_skips set at = at - interval '2 days' where workflow = 'gone'")
+        self.wait(alert + " is not null", "1")
 
 
 if __name__ == "__main__":
