@@ -51,13 +51,18 @@ end $$;
 create trigger schedule_follows after insert or update of active on workflow_definitions
   for each row execute function schedule_follows();
 
--- What detection needs to know of all schedules, a few rows.
-create function read_schedules() returns json language sql stable as $$
-  select coalesce(json_agg(json_strip_nulls(json_build_object('id', s.id, 'workflow', s.workflow,
+-- What detection needs to know of all schedules, a few rows. While a workflow is paused nothing of it is
+-- decided; afterwards its catch_up says what becomes of what came due. (In PL/pgSQL because the pauses
+-- are made by a later file.)
+create function read_schedules() returns json language plpgsql stable as $$
+begin
+  return (select coalesce(json_agg(json_strip_nulls(json_build_object('id', s.id, 'workflow', s.workflow,
            'definition', s.definition, 'spec', s.spec, 'reached', fact_time(s.reached),
            'ended', fact_time(business_of(s.ended_at)))) order by s.id), '[]')
   from workflow_schedules s
-$$;
+  where s.ended_at is not null
+     or not exists (select from workflow_pauses p where p.workflow = s.workflow));
+end $$;
 
 -- What was decided about schedules: [{id, workflow, seen: what "reached" was, reached, ended, made:
 -- [planned], skips: [{planned, reason, detail}]}]. Raises MWC01 when somebody else has decided, or the

@@ -61,6 +61,7 @@ bool detect_schedule(struct detect *d, const char *rows, int64_t now_ms, double 
     struct detect_schedule *schedule = &d->schedule;
     bool seen = schedule->rows && strcmp(schedule->rows, rows) == 0;
     if (strcmp(rows, "[]") == 0) {
+        detect_schedule_forget(schedule);
         schedule->next_ms = INT64_MAX;
     } else if (!seen || now_ms >= schedule->next_ms) {
         detect_schedule_forget(schedule);
