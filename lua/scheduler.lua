@@ -138,20 +138,18 @@ local message = {
 
 -- Runs the own steps that the record doesn't answer; returns the requests that are left to be posted.
 local function take_asked(task)
-  local outgoing, at = task.asked, 1
-  task.asked = {}
-  while outgoing[at] and not task.over do
-    local request = outgoing[at]
-    if task.pending[request.branch.path] ~= request then
-      table.remove(outgoing, at)
-    elseif request.kind == "own" then
-      table.remove(outgoing, at)
-      go_on(task, request.branch, durable.RUN)
-      run_ready(task)
-      table.move(task.asked, 1, #task.asked, #outgoing + 1, outgoing)
-      task.asked = {}
-    else
-      at = at + 1
+  local outgoing = {}
+  while task.asked[1] and not task.over do
+    local asked = task.asked
+    task.asked = {}
+    for _, request in ipairs(asked) do
+      local open = task.pending[request.branch.path] == request -- the record didn't answer it
+      if open and request.kind == "own" then
+        go_on(task, request.branch, durable.RUN)
+        run_ready(task)
+      elseif open then
+        outgoing[#outgoing + 1] = request
+      end
     end
   end
   return outgoing

@@ -5,6 +5,10 @@
  * run that it interrupts is charged. A run without a tick costs nothing, not even a look at a
  * clock, and Lua runs without a hook until a tick finds a limit exceeded, or memory getting short.
  *
+ * A body that is replayed runs through in one go what it did in many: each coroutine that is
+ * resumed begins a burst of its own, as the step did that is replayed. And whoever is given a long
+ * text has to read it first, which is C's time and not the author's.
+ *
  * Such a run is *killed*: the hook raises, and from then on raises at each instruction, so that no
  * pcall can go on; whoever entered the run sees `killed` even if the script returned as if nothing
  * had been. The hook must be set on the coroutine that is running, so we are told of each: the
@@ -29,6 +33,7 @@
 #endif
 
 #define TICK_US 4000
+#define BYTES_PER_US 20 /* of a text that is read; it takes a fifth of that */
 
 static struct vm *volatile running; /* the vm that is entered, in this process */
 
@@ -36,9 +41,16 @@ static struct vm *volatile running; /* the vm that is entered, in this process *
 
 static void watch(lua_State *L, lua_Debug *ar);
 
+/* In this burst. */
 static int64_t spent(const struct vm *vm)
 {
     return (int64_t)vm->ticks * TICK_US;
+}
+
+static void begin_burst(struct vm *vm)
+{
+    vm->used_us += spent(vm);
+    vm->ticks = 0;
 }
 
 /* The signal handler. lua_sethook is the one function of Lua that may be called from one. */
@@ -158,7 +170,13 @@ int64_t vm_leave(struct vm *vm)
     if (!*vm->killed && heap_is_full(&vm->heap))
         kill_for_memory(vm, NULL);
     vm->entered = vm->thread = NULL;
-    return spent(vm);
+    begin_burst(vm);
+    return vm->used_us;
+}
+
+void vm_give(struct vm *vm, size_t bytes)
+{
+    vm->may_us += (int64_t)(bytes / BYTES_PER_US);
 }
 
 /* coroutine.resume, as Lua's own */
@@ -171,9 +189,11 @@ static int l_resume(lua_State *L)
     if (!lua_checkstack(co, nargs))
         return luaL_error(L, "too many arguments to resume");
     lua_xmove(L, co, nargs);
+    begin_burst(vm);
     vm->thread = co;
     int status = lua_resume(co, L, nargs, &count);
     vm->thread = L;
+    begin_burst(vm);
     bool ok = status == LUA_OK || status == LUA_YIELD;
     lua_pushboolean(L, ok);
     if (!lua_checkstack(L, count + 1)) {

@@ -23,7 +23,7 @@
 /* A list of strings in one block of memory. */
 struct batch {
     struct batch *next;
-    size_t nargs;
+    size_t nargs, bytes;
     struct slice args[];
 };
 
@@ -78,6 +78,7 @@ static struct batch *batch_new(const struct slice *args, size_t nargs)
     struct batch *batch = xcalloc(1, size + bytes);
     char *to = (char *)batch + size;
     batch->nargs = nargs;
+    batch->bytes = bytes;
     for (size_t i = 0; i < nargs; i++) {
         if (!args[i].data)
             continue;
@@ -413,6 +414,7 @@ static void run(struct task *task)
     if (lua_status(task->co) == LUA_YIELD)
         lua_settop(task->co, 0); /* what it had yielded */
     vm_enter(vm, task->co, task->used_us);
+    vm_give(vm, task->given->bytes);
     vm->running = task;
     running_ctx = task->ctx;
     mark_set(task->blame);
@@ -422,7 +424,7 @@ static void run(struct task *task)
     mark_clear();
     running_ctx = NULL;
     vm->running = NULL;
-    task->used_us += vm_leave(vm);
+    task->used_us = vm_leave(vm);
     task->returned = status == LUA_OK && !*vm->killed;
     settle(task, status, count);
 }

@@ -24,7 +24,7 @@ struct vm {
     /* The run that is going on, between vm_enter and vm_leave. */
     lua_State *entered;          /* the thread that was entered; NULL: no Lua is running */
     lua_State *volatile thread;  /* that one, or the coroutine that it has resumed */
-    volatile sig_atomic_t ticks; /* of CPU, while it went on */
+    volatile sig_atomic_t ticks; /* of CPU, in this burst */
     int64_t used_us;             /* what its task has used before */
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
@@ -37,8 +37,10 @@ struct vm *vm_of(lua_State *L);
 /* limits.c. Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the CPU the
  * task has used before, or -1 for a call, which has no total. */
 void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us);
-/* Returns the CPU of the run; vm->killed tells whether it exceeded a limit. */
+/* Returns the CPU that the task has used in all; vm->killed tells whether it exceeded a limit. */
 int64_t vm_leave(struct vm *vm);
+/* The run that was entered is given texts of so many bytes: it may take longer. */
+void vm_give(struct vm *vm, size_t bytes);
 /* Starts the clock that all runs of this process are watched by; once is enough. */
 bool limits_start(struct err *err);
 void limits_open(lua_State *L);          /* makes `coroutine` known to the limits; may raise */

@@ -30,7 +30,12 @@ class RunsTest(DaemonTest):
             branches[b] = function() for i = 1, b < 100 and 100 or e.data.last do note "x" end end
           end
           all(branches)
+          if e.data.rest then sleep "1s" end
           return "written" """),
+        "heavy.lua": ON % ("heavy", """
+          for i = 1, 15 do step("part", function() return ("x"):rep(1000000) end) end
+          sleep "1s"
+          return "read" """),
     }
 
     def test_an_instance_goes_on_with_an_empty_history(self):
@@ -74,6 +79,12 @@ class RunsTest(DaemonTest):
         self.assertEqual("10000", self.sql(
             "select count(*) from workflow_step_executions x join workflow_instances i "
             "on i.id = x.workflow_instance_id where i.workflow = 'long' and i.customer_id = 6"))
+
+    def test_the_longest_history_is_read_anew_within_the_budget(self):
+        self.go(7, data={"kind": "long", "last": 99, "rest": True})
+        self.go(8, data={"kind": "heavy"})
+        self.ended("heavy", 8, "done read", 120)
+        self.ended("long", 7, "done written", 120)
 
 
 if __name__ == "__main__":

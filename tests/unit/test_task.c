@@ -189,6 +189,22 @@ static void the_total_counts_over_all_runs(void **state)
     ends(f, TASK_KILLED, "100 ms of CPU in all");
 }
 
+static void each_coroutine_has_a_burst_of_its_own(void **state)
+{
+    struct fixture *f = *state;
+    vm_free(f->vm);
+    f->vm = vm_new(f->loop,
+                   &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .burst_ms = 100},
+                   NULL);
+    start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
+             "local co = coroutine.create(function() while true do work(500000) coroutine.yield() end end) "
+             "for i = 1, 30 do assert(coroutine.resume(co)) end return 'fine'");
+    ends(f, TASK_RETURNED, "fine");
+    start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
+             "for i = 1, 200 do work(500000) end return 'fine'");
+    ends(f, TASK_KILLED, "100 ms of CPU without a wait");
+}
+
 static void a_cancelled_task_is_silent(void **state)
 {
     struct fixture *f = *state;
@@ -280,6 +296,7 @@ int main(void)
         WITH(an_error_is_its_message_alone),
         WITH(a_task_over_its_budget_is_dead),
         WITH(the_total_counts_over_all_runs),
+        WITH(each_coroutine_has_a_burst_of_its_own),
         WITH(a_cancelled_task_is_silent),
         WITH(cancel_inside_posted_stops_the_rest),
         WITH(the_vm_may_go_with_its_tasks),
