@@ -6,6 +6,9 @@
 -- A live instance is paused because its workflow is, and goes on with it.
 alter table workflow_queue add column with_workflow boolean not null default false;
 
+-- When its payloads were removed, long after its end.
+alter table workflow_instances add column pruned_at timestamptz;
+
 -- Names ------------------------------------------------------------------------------------------
 
 -- The first or last uuid that begins with these letters, or null: an id's beginning is a range of the
@@ -471,8 +474,21 @@ begin
   perform workflow_known(name);
   perform lock_gate();
   delete from workflow_pauses p where p.workflow = name;
-  return found;
+  if found then
+    perform pg_notify('arrivals', '');  -- its schedule has something to catch up with
+    return true;
+  end if;
+  return false;
 end $$;
+
+-- A paused workflow makes no fires: what it missed is decided by its catch_up when it goes on.
+create or replace function read_schedules() returns json language sql stable as $$
+  select coalesce(json_agg(json_strip_nulls(json_build_object('id', s.id, 'workflow', s.workflow,
+           'definition', s.definition, 'spec', s.spec, 'reached', fact_time(s.reached),
+           'ended', fact_time(business_of(s.ended_at)))) order by s.id), '[]')
+  from workflow_schedules s
+  where not exists (select from workflow_pauses p where p.workflow = s.workflow)
+$$;
 
 -- Holds up to n live instances of paused workflows that go on yet. How many; 0: all are held, or asked.
 create function hold_paused(n int) returns bigint language plpgsql volatile as $$
@@ -853,6 +869,10 @@ language sql stable as $$
              'response', o.response, 'error', o.error_message, 'shadow', o.shadow))
     from outbound_log o where o.instance_id = instance
     union all
+    select business_of(d.at), 4, 0, null, 'a worker died', d.how,
+           json_build_object('kind', 'death', 'worker', d.worker, 'how', d.how)
+    from workflow_deaths d where d.instance_id = instance
+    union all
     select coalesce(e.noticed_at, business_now()), 0, 0, null, 'inbox: ' || coalesce(e.type, b.kind),
            concat_ws(', ', b.kind, b.verdict),
            json_strip_nulls(json_build_object('kind', 'inbox', 'asks', b.kind, 'verdict', b.verdict,
@@ -875,7 +895,7 @@ create function instance_show(instance uuid) returns json language sql stable as
     'children', coalesce((select json_agg(c.id order by c.created_at, c.id) from workflow_instances c
                           where c.parent_id = i.id), '[]'),
     'started', utc(i.created_at), 'finished', utc(i.finished_at), 'run', coalesce(q.run, 1),
-    'held_by', q.worker, 'next', utc(business_of(q.due)),
+    'pruned', utc(i.pruned_at), 'held_by', q.worker, 'next', utc(business_of(q.due)),
     'next_local', local_time(business_of(q.due), zone_of(i.id)), 'zone', zone_of(i.id),
     'queued_behind', (select h.instance_id from workflow_queue h where h.business_key = q.queued_key),
     'outcome', i.outcome, 'reason', i.reason, 'error', i.error,
@@ -904,6 +924,7 @@ language sql stable as $$
       (6, 'customer', nullif(concat_ws(' ', s->>'customer_id', s->>'customer'), '')),
       (7, 'event', s->'event'->>'type'), (8, 'started', s->>'started'),
       (9, 'finished', s->>'finished'),
+      (9, 'kept', 'states and times only: what it carried was removed at ' || (s->>'pruned')),
       (10, 'run', nullif(s->>'run', '1')),
       (11, 'parent', s->>'parent'), (12, 'queued behind', s->>'queued_behind'),
       (13, 'held by', 'worker ' || (s->>'held_by')),
@@ -989,10 +1010,11 @@ end $$;
 create view workflow_list as
   with alive as materialized (select * from versions_alive())
   select d.name as workflow, d.version, d.declaration->>'class' as class,
-         coalesce((select string_agg(e.value #>> '{}', ' ')
-                   from json_array_elements(case json_typeof(d.declaration->'on') when 'array'
-                          then d.declaration->'on' else json_build_array(d.declaration->'on') end) e
-                   where e.value #>> '{}' is not null), '') as "on",
+         concat_ws(' ', (
+           select string_agg(e.value #>> '{}', ' ')
+           from json_array_elements(case json_typeof(d.declaration->'on') when 'array'
+                  then d.declaration->'on' else json_build_array(d.declaration->'on') end) e),
+           'at ' || (d.declaration->'schedule'->>'cron')) as "on",
          to_char(d.activated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as since,
          coalesce(sum(a.alive), 0) as alive,
          coalesce(sum(a.alive) filter (where o.id <> d.id), 0) as older,

@@ -8,8 +8,6 @@
 -- that dies leaves nothing half. A cursor walks through the instances by their start and through the
 -- events by their number; at the end it begins anew. Days count in business time; 0 keeps for ever.
 
-alter table workflow_instances add column pruned_at timestamptz; -- its payloads are gone
-
 -- Rows are written in this order, so a range of it is a range of the table; and it costs next to nothing.
 create index event_keys_settled on event_keys using brin (settled) with (pages_per_range = 16);
 

@@ -5,7 +5,7 @@
  *
  * A finding is (kind, subject): the first time it makes a row of system_alerts, then it counts it
  * up, and when it is no longer found the row is resolved. What is older than anybody needs is
- * pruned, in small batches. All limits here are real time. */
+ * pruned, in small batches, and what was begun and left half is brought to its end. All limits here are real time. */
 #include "engine/monitor.h"
 
 #include "base/log.h"
@@ -116,7 +116,7 @@ static void on_pruned(void *ctx, const struct db_reply *reply)
     struct monitor *monitor = ctx;
     if (!settled(monitor, reply))
         return;
-    if (db_int(reply, 0, 0, 0) == PRUNED_AT_ONCE)
+    if (db_int(reply, 0, 0, 0) == PRUNED_AT_ONCE || db_int(reply, 1, 0, 0) == PRUNED_AT_ONCE)
         prune(monitor);
     else
         rest(monitor);
@@ -128,6 +128,8 @@ static void prune(struct monitor *monitor)
     snprintf(most, sizeof(most), "%d", PRUNED_AT_ONCE);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit, "select prune_deliveries($1::int)", 1, most);
+    /* Whoever paused a workflow, or let it go on, may have died in the middle. */
+    db_unit_addv(unit, "select greatest(hold_paused($1::int), release_paused($1::int))", 1, most);
     monitor->asking = true;
     pool_send(monitor->engine->db, unit, on_pruned, monitor);
 }

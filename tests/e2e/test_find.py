@@ -197,6 +197,8 @@ class WholeWorkflowTest(DaemonTest):
     files = {name + ".lua": """return workflow { on = "go", key = "customer", when = function(e) return e.data.kind == "%s" end,
         stop_when = { "other" }, run = function(e) sleep "1s" staff.task { to = "csr", title = "one" }
         sleep "2s" staff.task { to = "csr", title = "two" } sleep "365d" end }""" % name for name in ("paused", "free")}
+    files["half.lua"] = """return workflow { on = "go", key = "customer",
+        when = function(e) return e.data.kind == "half" end, run = function(e) sleep "365d" end }"""
 
     @classmethod
     def start(cls):
@@ -204,7 +206,7 @@ class WholeWorkflowTest(DaemonTest):
             cls.process = subprocess.Popen([PROGRAM, "run", "--role", "workflow", "--workers", "2"], env=cls.environment,
                                            cwd=cls.folder, stdout=log, stderr=log)
         cls.addClassCleanup(cls.end, cls.process)
-        until(lambda: cls.sql("select count(*) from workflow_definitions where active and name in ('paused', 'free')"), "2", 30)
+        until(lambda: cls.sql("select count(*) from workflow_definitions where active and name in ('paused', 'free', 'half')"), "3", 30)
 
     def test_a_workflow_is_paused_and_goes_on(self):
         for customer in range(100, 140):
@@ -260,6 +262,21 @@ class WholeWorkflowTest(DaemonTest):
                               text=True, capture_output=True, timeout=60)
         self.assertEqual(4, done.returncode)
         return done.stdout
+
+    def test_a_pause_that_was_left_half_is_brought_to_its_end(self):
+        for customer in range(500, 520):
+            self.go(customer, data={"kind": "half"})
+        self.wait("select count(*) from instances where workflow = 'half' and state = 'sleeping'", "20")
+        self.sql("select pause_workflow('half'); select hold_paused(5)")
+        self.assertEqual("5|15", self.sql("select * from paused_counts('half')"))
+        with open(os.path.join(self.folder, "log"), "a") as log:
+            monitor = subprocess.Popen([PROGRAM, "run", "--role", "monitor"], stdout=log, stderr=log, cwd=self.folder,
+                                       env=dict(self.environment, HEALTH_CHECK_INTERVAL_MS="200"))
+        self.addCleanup(self.end, monitor)
+        self.wait("select * from paused_counts('half')", "20|0")
+        self.sql("select resume_workflow('half'); select release_paused(5)")
+        self.wait("select * from paused_counts('half')", "0|20")
+        self.assertEqual("f", self.sql("select bool_or(with_workflow) from workflow_queue"))
 
     def test_many_at_once_while_two_workers_are_at_them(self):
         for customer in range(300, 400):

@@ -51,6 +51,10 @@ class OperationsTest(DaemonTest):
         "naps.lua": ON % ("", "naps", 'sleep "3s"\n%s' % TASK % "awake"),
         "goes_on.lua": ON % ("", "goes_on", "%s\nsleep '2s'\n%s\nsleep '365d'" % (TASK % "one", TASK % "two")),
         "failing.lua": ON % ("", "failing", "vendor.fail { path = e.customer.id .. '' } return 'healed'"),
+        "texts.lua": ON % ('shadow = true, class = "transactional",', "texts", """
+          sms.send { to = e.customer, text = "one" }
+          sms.send { to = e.customer, text = "two" }
+          sleep "365d\""""),
         "byhand.lua": "return workflow { run = function(e) %s sleep '365d' end }" % TASK % "by hand",
         "actions/vendor.lua": """return actions {
           ask = { effect = "idempotent", args = { path = "string" }, run = function(a)
@@ -290,6 +294,30 @@ class OperationsTest(DaemonTest):
         self.assertEqual("", self.sql("select restart_instance('%s')" % plan.replace("'", "''")))
         self.assertEqual("1", self.sql("select run from instances where id = '%s'" % one))
 
+    def test_what_was_sent_before_the_step_is_not_sent_again(self):
+        one = self.begun("texts", 26, "sleeping")
+        plan = self.tell("restart", one, "--from", "sms.send#2", "--yes")
+        self.assertEqual([("sms", "+12125550026", "sent")],
+                         [(s["what"], s["to"], s["state"]) for s in plan["sent"]])
+        self.wait("select run, state from instances where id = '%s'" % one, "2|sleeping")
+        self.assertEqual("one 1, two 1, two 2", self.sql(
+            "select string_agg(body || ' ' || run, ', ' order by run, body) from messaging_log where "
+            "instance_id = '%s' and state = 'sent'" % one))
+        # The two of the second run were made in two runs; both would go out again.
+        plan = json.loads(self.sql("select restart_plan('%s', null)" % one))
+        self.assertEqual(2, len(plan["sent"]))
+        self.assertIn("So many sends go out once more. Type 2 to go on", terminal.answer(
+            [PROGRAM, "instances", "restart", one], self.environment, self.folder, "no")[1])
+
+    def test_a_send_in_doubt_is_settled_first(self):
+        one = self.begun("texts", 27, "sleeping")
+        self.sql("update messaging_log set state = 'in_doubt' where instance_id = '%s' and body = 'two'" % one)
+        self.assertIn("nobody knows yet whether sms", self.command("instances", "restart", one, "--yes", code=4))
+        self.command("sends", "settle", self.sql("select id from messaging_log where instance_id = '%s' and "
+                                                 "body = 'two'" % one), "drop")
+        self.tell("restart", one, "--from", "sms.send#2", "--yes")
+        self.wait("select count(*) from messaging_log where instance_id = '%s' and run = 2 and body = 'two'" % one, "1")
+
     # By hand -------------------------------------------------------------------------------------------
 
     def test_start_by_hand(self):
@@ -323,7 +351,7 @@ class OperationsTest(DaemonTest):
         shown = json.loads(self.out("instances", "show", one[:30], "--json"))
         self.assertEqual(
             ["instance", "workflow", "version", "state", "mode", "about", "customer_id", "customer", "key", "event",
-             "parent", "children", "started", "finished", "run", "held_by", "next", "next_local", "zone",
+             "parent", "children", "started", "finished", "run", "pruned", "held_by", "next", "next_local", "zone",
              "queued_behind", "outcome", "reason", "error", "stuck", "waits", "stops", "can", "timeline"], list(shown))
         self.assertEqual((one, "steps", "sleeping", "Ann Lee", "America/New_York"), tuple(
             shown[k] for k in ("instance", "workflow", "state", "customer", "zone")))
