@@ -831,7 +831,10 @@ $$;
 -- told it. `data` is what a step was given and gave, or what was sent.
 create function instance_timeline(instance uuid) returns table (
   at text, run int, what text, detail text, data json)
-language sql stable as $$
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+  return query
   select utc(t.at), t.run, t.what, t.detail, t.data
   from (
     select s.at, 2 as rank, s.seq, s.run::int, s.name || case s.state when 'done' then '' else ' ' || s.state end
@@ -840,15 +843,15 @@ language sql stable as $$
            json_strip_nulls(json_build_object('kind', 'step', 'seq', s.seq, 'step', s.branch || '/' || s.ordinal,
              'state', s.state, 'attempt', s.attempt, 'input', s.input, 'output', s.output,
              'took_ms', round(extract(epoch from s.finished_at - s.started_at) * 1000))) as data
-    from workflow_step_executions s where s.workflow_instance_id = instance
+    from workflow_step_executions s where s.workflow_instance_id = instance_timeline.instance
       -- What a restart has kept stands where it happened.
       and not exists (select from workflow_step_executions o
-                      where o.workflow_instance_id = instance and o.run < s.run and o.seq = s.seq
+                      where o.workflow_instance_id = instance_timeline.instance and o.run < s.run and o.seq = s.seq
                         and o.at = s.at and o.branch = s.branch and o.ordinal = s.ordinal)
     union all
     select n.at, 3, n.ordinal, n.run, 'note', n.text,
            json_build_object('kind', 'note', 'step', n.branch || '/' || n.ordinal, 'text', n.text)
-    from workflow_notes n where n.instance_id = instance
+    from workflow_notes n where n.instance_id = instance_timeline.instance
     union all
     select coalesce(m.sent_at, m.decided_at), 1, m.attempt, m.run, m.channel || ' ' || m.state
              || case when m.shadow then ' (shadow)' else '' end,
@@ -858,7 +861,7 @@ language sql stable as $$
              'attempt', m.attempt, 'channel', m.channel, 'class', m.class, 'to', m.address, 'state', m.state,
              'rule', m.rule, 'until', utc(m.until), 'status', m.status, 'subject', m.subject,
              'text', m.body, 'error', m.error_message, 'settled_by', m.settled_by, 'shadow', m.shadow))
-    from messaging_log m where m.instance_id = instance
+    from messaging_log m where m.instance_id = instance_timeline.instance
     union all
     select o.at, 1, o.attempt, o.run, o.provider || ' ' || o.state
              || case when o.shadow then ' (shadow)' else '' end,
@@ -867,20 +870,20 @@ language sql stable as $$
              'attempt', o.attempt, 'provider', o.provider, 'effect', o.effect, 'method', o.method,
              'url', o.url, 'request', o.request, 'state', o.state, 'status', o.http_status,
              'response', o.response, 'error', o.error_message, 'shadow', o.shadow))
-    from outbound_log o where o.instance_id = instance
+    from outbound_log o where o.instance_id = instance_timeline.instance
     union all
     select business_of(d.at), 4, 0, null, 'a worker died', d.how,
            json_build_object('kind', 'death', 'worker', d.worker, 'how', d.how)
-    from workflow_deaths d where d.instance_id = instance
+    from workflow_deaths d where d.instance_id = instance_timeline.instance
     union all
     select coalesce(e.noticed_at, business_now()), 0, 0, null, 'inbox: ' || coalesce(e.type, b.kind),
            concat_ws(', ', b.kind, b.verdict),
            json_strip_nulls(json_build_object('kind', 'inbox', 'asks', b.kind, 'verdict', b.verdict,
              'event', e.id, 'type', e.type))
-    from workflow_inbox b left join events e on e.id = b.event_id where b.instance_id = instance
+    from workflow_inbox b left join events e on e.id = b.event_id where b.instance_id = instance_timeline.instance
   ) t
-  order by t.at, t.rank, t.seq
-$$;
+  order by t.at, t.rank, t.seq;
+end $$;
 
 -- All of it as one object; the keys stay.
 create function instance_show(instance uuid) returns json language sql stable as $$
