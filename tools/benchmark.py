@@ -21,6 +21,7 @@ from benchmark_conditions import CUSTOMER, ESTIMATES, conditions  # noqa: E402
 import benchmark_conditions  # noqa: E402
 import benchmark_sync  # noqa: E402
 from database import Connection  # noqa: E402
+from daemon import free_port  # noqa: E402
 from process_cost import cpu, family, peak_mb  # noqa: E402
 
 FILES = {
@@ -75,7 +76,7 @@ from (select bench_id('o', 0, i) as id from generate_series(1, {steps} / 3) i of
 # One event of about 600 bytes and one pending instance each, with all that detection writes of them.
 BACKLOG = """
 insert into events (id, type, entity, entity_id, at, noticed_at, settled, customer_id, payload)
-select bench_id('e', {seed}, i), 'estimate_created', 'estimate', '{seed}-' || i, now(), now(),
+select bench_id('e', {seed}, i), 'estimate_created', 'estimate', {seed} || '-' || i, now(), now(),
        {base} + i, i,
        json_build_object('id', bench_id('e', {seed}, i), 'name', 'estimate_created',
          'of', 'estimate', 'time', '2026-06-01T12:00:00Z',
@@ -87,17 +88,26 @@ select bench_id('e', {seed}, i), 'estimate_created', 'estimate', '{seed}-' || i,
          'location', json_build_object('id', i, 'address', '12 Main St', 'city', 'Columbus'))
 from generate_series(1, {n}) i;
 insert into event_keys (key, type, settled, event_id)
-select 'estimate:{seed}-' || i, 'estimate_created', {base} + i, bench_id('e', {seed}, i)
+select 'estimate:' || {seed} || '-' || i, 'estimate_created', {base} + i, bench_id('e', {seed}, i)
 from generate_series(1, {n}) i;
 insert into workflow_instances (id, workflow_definition_id, workflow, event_id, customer_id, entity,
   entity_id, business_key, created_at)
 select bench_id('i', {seed}, i), {definition}, 'three_steps', bench_id('e', {seed}, i), i, 'estimate',
-       '{seed}-' || i, 'three_steps live estimate:{seed}-' || i, now()
+       {seed} || '-' || i, 'three_steps live estimate:' || {seed} || '-' || i, now()
 from generate_series(1, {n}) i;
 insert into workflow_queue (instance_id, workflow_definition_id, event_id, since, business_key, due)
 select bench_id('i', {seed}, i), {definition}, bench_id('e', {seed}, i), {base} + i,
-       'three_steps live estimate:{seed}-' || i, clock_timestamp()
+       'three_steps live estimate:' || {seed} || '-' || i, clock_timestamp()
 from generate_series(1, {n}) i;
+"""
+
+# The same for one event, as a unit whose statements are prepared.
+EVENT = """
+create or replace function bench_event(seed int, base bigint) returns void language plpgsql as $$
+begin
+  {backlog}
+  notify work;
+end $$
 """
 
 # What PostgreSQL does for the same rows when a bare client hands it whole batches: claim, three
@@ -134,7 +144,7 @@ end $$;
 
 
 class Bench:
-    def __init__(self, program, workers, files=FILES, settings=""):
+    def __init__(self, program, workers, files=FILES, settings="", roles=("--role", "workflow")):
         self.folder = tempfile.mkdtemp(prefix="moonwright-bench.")
         os.chmod(self.folder, 0o755)
         for name, text in files.items():
@@ -144,12 +154,12 @@ class Bench:
                 file.write(text)
         with open(os.path.join(self.folder, ".env"), "w") as file:
             file.write("MOONWRIGHT_HOME=%s\nMOONWRIGHT_WORKFLOWS=%s/workflows\n"
-                       "MOONWRIGHT_DATA=%s/var\n%s" % (ROOT, self.folder, self.folder, settings))
+                       "MOONWRIGHT_DATA=%s/var\nMOONWRIGHT_HTTP=127.0.0.1:%d\n%s"
+                       % (ROOT, self.folder, self.folder, free_port(), settings))
         self.program, self.seed, self.base = program, 0, 0
         with open(os.path.join(self.folder, "log"), "w") as log:
-            self.process = subprocess.Popen(
-                [program, "run", "--role", "workflow", "--workers", str(workers)],
-                cwd=self.folder, stdout=log, stderr=log)
+            self.process = subprocess.Popen([program, "run", "--workers", str(workers)] + list(roles),
+                                            cwd=self.folder, stdout=log, stderr=log)
         self.database = self.connect()
         while not self.database.sql("select 1 from workflow_definitions where active "
                                     "and name = 'three_steps'"):
@@ -276,13 +286,17 @@ def engine(bench, options):
 
 
 def latency(bench, options):
-    """From sending the unit that makes event, instance and queue row to the first recorded step's start."""
+    """From sending the unit that makes event, instance and queue row to the first recorded step's start,
+    and the cost of a whole deployment, all roles of it, when nothing happens."""
     bench.drain(100)
+    bench.database.sql(EVENT.format(backlog=BACKLOG.format(
+        n=1, seed="seed", base="base", definition=bench.definition)))
     took = []
     for _ in range(options.samples):
-        bench.backlog(1)
-        sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
-        bench.database.sql("commit; notify work")
+        bench.seed += 1
+        bench.base += 1
+        sent = time.time()
+        bench.database.sql("select bench_event(%d, %d)" % (bench.seed, bench.base))
         instance = "bench_id('i', %d, 1)" % bench.seed
         for _ in range(2000):
             began = bench.database.sql("select extract(epoch from started_at) from "
@@ -295,6 +309,7 @@ def latency(bench, options):
         time.sleep(0.02)
     changed = sorted(changes(bench, options.samples // 2))
     took.sort()
+    time.sleep(5)           # what the samples left to do
     before, begun = sum(bench.measure()), time.monotonic()
     time.sleep(options.idle)
     idle = (sum(bench.measure()) - before) * 1000 / (time.monotonic() - begun)
@@ -369,7 +384,7 @@ def main():
     p.add_argument("-n", type=int, default=10000, help="workflows in the backlog")
     p.add_argument("--runs", type=int, default=3)
     p.add_argument("--samples", type=int, default=200)
-    p.add_argument("--idle", type=float, default=10, help="seconds of idleness that are measured")
+    p.add_argument("--idle", type=float, default=60, help="seconds of idleness that are measured")
     p.add_argument("--sleepers", type=int, default=1000000, help="instances asleep beside")
     p.add_argument("--old-steps", type=int, default=10000000, help="step rows of the past beside")
     p.add_argument("--rows", type=int, default=100000, help="rows of each feed that is copied")
@@ -383,7 +398,8 @@ def main():
     if options.what == "sync":
         found = sync(options)
     else:
-        bench = Bench(options.program, options.workers, files)
+        roles = () if options.what == "latency" else ("--role", "workflow")
+        bench = Bench(options.program, options.workers, files, roles=roles)
         try:
             found = {"engine": engine, "latency": latency, "sleepers": sleepers,
                      "conditions": conditions}[options.what](bench, options)

@@ -13,7 +13,8 @@
 #include <stdlib.h>
 
 #define MAX_LIVE 2000 /* instances under way at once */
-#define CLAIM 500     /* of one unit */
+#define AT_HAND 500   /* those that could go on at once: more only make the memory colder */
+#define CLAIM 125     /* of one unit */
 #define POLL_MS 1000
 #define LEAST_MS 5 /* what is due may be another worker's claim that isn't committed */
 
@@ -33,10 +34,21 @@ struct execute {
     int64_t claimed, finished;
 };
 
+/* Room for those that wait for the outside is one thing, for those that are written or run now
+ * another. */
+static int room_of(const struct execute *x)
+{
+    int live = MAX_LIVE - x->live;
+    int now = AT_HAND - (int)journal_notes(x->host.journal) - (int)loop_deferred(x->engine->loop);
+    return x->live == 0 || live < now ? live : now;
+}
+
 static void feed(struct execute *x)
 {
-    int room = MAX_LIVE - x->live;
-    if (!x->hungry || x->claiming || x->draining || x->gone || x->stopped || room < CLAIM / 4)
+    if (!x->hungry || x->claiming || x->draining || x->gone || x->stopped)
+        return;
+    int room = room_of(x);
+    if (room < CLAIM / 4)
         return;
     x->claiming = true;
     journal_claim(x->host.journal, room < CLAIM ? room : CLAIM);
@@ -121,6 +133,11 @@ static void claim_done(void *ctx, int rows)
     feed(x);
 }
 
+static void settled(void *ctx)
+{
+    feed(ctx);
+}
+
 static const char *const *known(void *ctx, size_t *n)
 {
     struct execute *x = ctx;
@@ -182,6 +199,7 @@ struct execute *execute_start(const struct engine *engine, struct actions *actio
     const struct journal_events events = {.stop = instance_stop,
                                           .claimed = claimed,
                                           .claim_done = claim_done,
+                                          .settled = settled,
                                           .known = known,
                                           .lost = lose,
                                           .ctx = x};

@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT_NOTES 1000 /* notes of one unit */
-#define FLIGHTS 2       /* units under way */
-#define SECOND 100      /* notes that are worth a unit while another one is under way */
-#define RETRY_MS 250    /* before a unit is sent again that failed for no fault of its own */
+#define UNIT_NOTES 250 /* notes of one unit */
+#define FLIGHTS 2      /* units under way */
+#define SECOND 100     /* notes that are worth a unit while another one is under way */
+#define RETRY_MS 250   /* before a unit is sent again that failed for no fault of its own */
 #define ALL SIZE_MAX
 
 /* A unit under way. */
@@ -92,6 +92,15 @@ void journal_add(struct journal *journal, struct note *note)
     journal->end = &note->next;
     journal->queued++;
     flush_soon(journal);
+}
+
+size_t journal_notes(const struct journal *journal)
+{
+    size_t n = journal->queued;
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        n += journal->flights[i].n;
+    }
+    return n;
 }
 
 void journal_claim(struct journal *journal, int n)
@@ -186,7 +195,7 @@ static struct flight *next_flight(struct journal *j)
     }
     if (!busy)
         return j->first || j->claim ? idle : NULL;
-    return !alone && (j->queued >= SECOND || j->claim) ? idle : NULL;
+    return !alone && j->queued >= SECOND ? idle : NULL;
 }
 
 static bool send_unit(struct journal *j, struct flight *f)
@@ -363,6 +372,8 @@ static void answered(void *ctx, const struct db_reply *reply)
         loop_timer_set(j->retry, RETRY_MS);
     }
     f->busy = false;
+    if (!j->stopped)
+        j->events.settled(j->events.ctx);
     if (j->stopped)
         free_when_idle(j);
     else if (j->first || j->claim)

@@ -77,6 +77,7 @@ struct journal_events {
     /* One row of claim(), see schema/0004_execute.sql; called after the dones. */
     void (*claimed)(void *ctx, const struct db_reply *reply, int statement, int row);
     void (*claim_done)(void *ctx, int rows); /* after the last row */
+    void (*settled)(void *ctx);              /* a unit is answered, all of it was told */
     /* The instances that we know we hold: an array of *n ids, valid until the next call. */
     const char *const *(*known)(void *ctx, size_t *n);
     void (*lost)(void *ctx); /* the lease is gone; called once, nothing is called after it */
@@ -88,6 +89,7 @@ void journal_free(struct journal *journal); /* forgets what isn't written; no do
 
 struct note *note_new(enum note_kind kind, const char *instance, void *owner);
 void journal_add(struct journal *journal, struct note *note);
+size_t journal_notes(const struct journal *journal); /* queued or under way */
 /* The next unit also claims up to n instances (0: no). */
 void journal_claim(struct journal *journal, int n);
 

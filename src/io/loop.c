@@ -154,6 +154,11 @@ void loop_defer(struct loop *loop, loop_fn *fn, void *ctx)
     loop_defer_owned(loop, fn, NULL, ctx);
 }
 
+size_t loop_deferred(const struct loop *loop)
+{
+    return loop->count;
+}
+
 void loop_undefer(struct loop *loop, void *ctx)
 {
     for (size_t i = 0; i < loop->count; i++) {

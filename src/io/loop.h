@@ -6,6 +6,7 @@
 #define IO_LOOP_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct loop;
@@ -20,6 +21,8 @@ void loop_stop(struct loop *loop);
 
 /* Runs fn once, in this turn or the next, after the current callback has returned; in order. */
 void loop_defer(struct loop *loop, loop_fn *fn, void *ctx);
+/* How many calls are deferred: what there is to do without anything from outside. */
+size_t loop_deferred(const struct loop *loop);
 /* Forgets every deferred call with this ctx. */
 void loop_undefer(struct loop *loop, void *ctx);
 

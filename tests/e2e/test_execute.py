@@ -650,17 +650,17 @@ class UnitsTest(Case):
 
     def test_a_connection_lost_with_two_units_under_way_writes_each_step_once(self):
         self.body("for i = 1, 3 do sms.send { to = e.customer, text = 'n' .. i } end")
-        self.begin(400)
+        self.begin(230)
         go = self.hold()
         self.worker()
-        self.is_held(400)
+        self.is_held(230)
         self.sql("select pg_terminate_backend(pid) from (%s) x" % self.JOURNAL)
         go()
-        self.states(done=400)
-        self.assertEqual("1200|1200|3", self.sql(
+        self.states(done=230)
+        self.assertEqual("690|690|3", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)), max(seq)"
             " from workflow_step_executions"))
-        self.assertEqual("1200", self.sql("select count(*) from effects"))
+        self.assertEqual("690", self.sql("select count(*) from effects"))
         self.assertEqual(2, self.logged("a unit is sent again"))
 
     def test_a_unit_that_is_refused_harms_none_behind_it(self):
@@ -670,14 +670,14 @@ class UnitsTest(Case):
                  " return new; end $$;"
                  "create trigger not_these before insert on workflow_step_executions"
                  " for each row execute function not_these()")
-        self.begin(400)
+        self.begin(230)
         go = self.hold()
         self.worker()
-        self.is_held(400)
+        self.is_held(230)
         go()
-        self.states(done=396, stuck=4)
-        self.assertEqual("396", self.sql("select count(*) from workflow_step_executions"))
-        self.assertEqual("400", self.sql("select count(*) from effects"))
+        self.states(done=228, stuck=2)
+        self.assertEqual("228", self.sql("select count(*) from workflow_step_executions"))
+        self.assertEqual("230", self.sql("select count(*) from effects"))
 
     def test_a_unit_behind_one_that_fails_writes_nothing_that_comes_later(self):
         branches = ",\n".join("function() sms.send { to = e.customer, text = '%s' } end" % text
