@@ -137,6 +137,9 @@ function M.send(ctx, a, channel)
   message.call, message.channel, message.class = channel, channel, a.class
   message.once, message.not_after = a.once, a.not_after
   message.text = fill(ctx, text, scope, { name = name })
+  if not message.text:find "%S" then
+    ctx:hold("template_error", ctx.name .. ": the text is empty")
+  end
   if channel == "email" then
     if not subject then
       ctx:hold("template_error", ctx.name .. ": an e-mail needs a subject")

@@ -229,7 +229,9 @@ function M.fill(text, scope, options)
       return nil, "{" .. found.path .. "} is the event's customer, and this goes to another one; write {to."
         .. found.path:gsub("^customer%.?", "") .. "}"
     end
-    if value == nil or value == "" then
+    -- A name that was given an empty text by hand, a variant without an offer say, is not missing.
+    local meant = value == "" and source == "with" and found.path == first and not found.format
+    if (value == nil or value == "") and (found.fallback or not meant) then
       if not found.fallback then
         return nil, found.path .. " is missing; write {" .. found.path
           .. (found.format and " as " .. found.format or "") .. " or …}"

@@ -111,6 +111,11 @@ describe("an action", function()
       { posted[1].kind, posted[1].ask.reason })
   end)
 
+  it("holds the step when nothing is left of its text", function()
+    run("sms.send", { to = ANN, text = "{offer} ", with = { offer = "" } })
+    assert.are.equal("sms.send: the text is empty", posted[1].ask.reason.message)
+  end)
+
   it("holds the step when a role or a template is missing", function()
     run("sms.send", { to = "owner", text = "x" })
     assert.are.equal('sms.send: company.people has no "owner"', posted[1].ask.reason.message)

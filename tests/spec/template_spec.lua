@@ -32,6 +32,13 @@ describe("a template", function()
     assert.are.equal("w e c", fill("{x} {y} {z}", nil, scope))
   end)
 
+  it("takes an empty text that was given by name as it is, unless there is something instead", function()
+    local scope = { with = { offer = "", answer = { text = "" } } }
+    assert.are.equal("Book: x", fill("{offer}Book: x", nil, scope))
+    assert.are.equal("noneBook: x", fill("{offer or none}Book: x", nil, scope))
+    assert.are.equal("answer.text is missing; write {answer.text or …}", problem("{answer.text}", nil, scope))
+  end)
+
   it("writes money, days, dates and times", function()
     assert.are.equal("$1,234.50 $1,600.00 $0.10",
       fill "{amount as money} {estimate.total as money} {estimate.tax as money}")

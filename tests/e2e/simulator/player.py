@@ -26,6 +26,8 @@ TEMPLATES = {
     "overdue_office": "Subject: Overdue\n"
                       "{customer.name or a customer} owes invoice {invoice.number}.",
     "overdue_2": "Invoice {invoice.number} is still open. Reply if we can help.",
+    "reactivation": "Subject: Time for a check-up?\n"
+                    "Hello {customer.first_name or there}, it has been a while: {company.links.booking}",
 }
 
 
