@@ -129,8 +129,8 @@ class QuarantineTest(daemon.DaemonTest):
         self.assertEqual(before, self.sql("select count(*) from workflow_deaths"))
 
     def test_4_a_death_elsewhere_is_nobodys_fault(self):
-        waiting = self.asleep(31)
         self.restart()
+        waiting = self.asleep(31)  # this life has run its Lua, and runs none now
         before = self.sql("select count(*) from workflow_deaths")
         pid = int(self.sql("select pid from workflow_workers where role = 'workflow'"))
         os.kill(pid, 9)
