@@ -2,6 +2,7 @@
 --
 --   load(bundle)      the candidate version
 --   check(instance)   runs its recorded steps against the candidate, up to what it would do next
+--   stops(asked)      what stops an instance of a version, as subscriptions
 --   diff(input)       two versions' files, line by line
 --
 -- Nothing is done: what the body asks for is only looked at.
@@ -80,20 +81,25 @@ local function waits_agree(instance, posts, ended)
   end
 end
 
--- The candidate's stops as subscriptions of this instance, or nil where they are as they were.
-local function stops_of(instance, event)
-  if json.encode(json.array(instance.stop_when or {})) == json.encode(json.array(stop_when)) then
-    return nil
-  end
+-- Stops as subscriptions of an instance.
+local function subscriptions(list, instance, event)
   local stops = {}
-  for _, s in ipairs(stop_when) do
-    local keys = s.same == "instance" and { "instance:" .. instance.instance }
+  for _, s in ipairs(list) do
+    local keys = s.same == "instance" and { "instance:" .. instance }
       or entities.keys(s.same, event[s.same])
     for _, key in ipairs(keys) do
       stops[#stops + 1] = { type = s.type, key = key, judged = s.judged }
     end
   end
   return json.array(stops)
+end
+
+-- The candidate's stops of this instance, or nil where they are as they were.
+local function stops_of(instance, event)
+  if json.encode(json.array(instance.stop_when or {})) == json.encode(json.array(stop_when)) then
+    return nil
+  end
+  return subscriptions(stop_when, instance.instance, event)
 end
 
 local function judge(instance)
@@ -133,6 +139,13 @@ function M.check(text)
   result.stops = stops_of(instance, json.decode(instance.event))
   result.message = result.message and (result.message:gsub("workflows/([%w_/]+%.lua:)", "%1"))
   return json.encode(result)
+end
+
+--- @param text string {instance, stop_when, event}: of a version that is as it was; event as JSON text
+---@return string the stops of the instance, an array
+function M.stops(text)
+  local asked = json.decode(text)
+  return json.encode(subscriptions(asked.stop_when, asked.instance, json.decode(asked.event)))
 end
 
 --- @param text string {old = {path = source}, new = {path = source}, from, to}

@@ -368,7 +368,9 @@ $$;
 -- Starts come under the gate, as does the pause of a workflow: none slips through between.
 create function queue_paused() returns trigger language plpgsql as $$
 begin
-  if is_paused(new.workflow_definition_id) then
+  if not exists (select from workflow_pauses) then
+    return new;
+  elsif is_paused(new.workflow_definition_id) then
     new.state := 'paused';
     new.due := null;
     new.with_workflow := true;
@@ -550,9 +552,17 @@ declare
   s record;
   n int;
 begin
-  select x.run, x.worker, x.state, x.reason into q from workflow_queue x where x.instance_id = instance;
-  if not found then
-    return json_build_object('instance', instance, 'refused', 'it has ended');
+  select coalesce(x.run, (select max(r.run) from workflow_step_executions r
+                          where r.workflow_instance_id = instance), 1::smallint) as run,
+         x.worker, x.state, x.reason, x.instance_id is null as ended, i.pruned_at, i.business_key
+  into q
+  from workflow_instances i left join workflow_queue x on x.instance_id = i.id where i.id = instance;
+  if q.pruned_at is not null then
+    return json_build_object('instance', instance, 'refused', 'it ended long ago, and what it carried'
+      || ' was removed');
+  elsif q.ended and exists (select from workflow_queue h where h.business_key = q.business_key) then
+    return json_build_object('instance', instance, 'refused', 'it has ended, and another has its key: '
+      || (select h.instance_id from workflow_queue h where h.business_key = q.business_key));
   elsif q.worker is not null then
     return json_build_object('instance', instance, 'refused', 'a worker is at it', 'busy', true);
   elsif q.state = 'stopping' or q.reason->'stopping' is not null then
@@ -600,7 +610,7 @@ begin
                  and l.run > o.run))
         and o.state in ('done', 'intent', 'in_doubt', 'held')
     )
-    select json_build_object('instance', instance, 'run', q.run, 'seq', n,
+    select json_build_object('instance', instance, 'run', q.run, 'ended', q.ended, 'seq', n,
       'last', coalesce((select max(r.seq) from record r), 0),
       'step', coalesce(s.name, 'the beginning'), 'kept', (select count(*) from kept),
       'dropped', coalesce((select json_agg(json_build_object('seq', r.seq, 'name', r.name)
@@ -630,22 +640,68 @@ language sql stable as $$
   order by q.instance_id
 $$;
 
+-- What an ended instance needs to live again: a row of the queue, and the stops of its workflow, which
+-- look at what comes from now on. stops: [{type, key, judged}]. False: its key is taken.
+create function revive_instance(instance uuid, run smallint, stops json) returns boolean
+language plpgsql volatile as $$
+begin
+  insert into workflow_queue (instance_id, workflow_definition_id, event_id, priority, since, watched,
+                              business_key, parent_id, run, epoch)
+  select i.id, i.workflow_definition_id, coalesce(c.id, i.event_id),
+         case d.declaration->>'priority' when 'high' then 1 when 'low' then 3 else 2 end,
+         coalesce(e.settled, 0), json_array_length(stops) > 0, i.business_key,
+         (select p.instance_id from workflow_queue p where p.instance_id = i.parent_id), run, 1
+  from workflow_instances i
+  join workflow_definitions d on d.id = i.workflow_definition_id
+  left join events e on e.id = i.event_id
+  left join lateral (select k.id from events k where k.entity = 'instance' and k.type = 'continued'
+                       and k.entity_id = i.id::text order by k.at desc limit 1) c on true
+  where i.id = instance and i.finished_at is not null
+  on conflict (business_key) do nothing;
+  if not found then
+    return false;
+  end if;
+  update workflow_instances i
+  set state = 'pending', finished_at = null, outcome = null, reason = null, error = null, value = null
+  where i.id = instance;
+  insert into workflow_subscriptions (instance_id, kind, type, key, since, judged)
+  select instance, 'stop', w.type, key_today(w.key), (select g.settled from gate g), bool_or(w.judged)
+  from json_to_recordset(stops) as w (type text, key text, judged boolean)
+  group by w.type, key_today(w.key);
+  return true;
+end $$;
+
+-- What to ask the fleet check's Lua about, to know the stops of an ended instance.
+create function stops_wanted(instance uuid) returns json language sql stable as $$
+  select json_build_object('instance', i.id, 'stop_when', coalesce(d.declaration->'stop_when', '[]'),
+           'event', (select e.payload::text from events e where e.id = i.event_id))
+  from workflow_instances i join workflow_definitions d on d.id = i.workflow_definition_id
+  where i.id = instance
+$$;
+
 -- Does it: the next run begins with the steps that are kept, under keys of its own, so that whatever
--- is sent from there on is sent anew. `plan` is what was agreed to: null when the instance has moved
--- on since, or isn't free.
-create function restart_instance(plan json) returns boolean language plpgsql volatile as $$
+-- is sent from there on is sent anew. `plan` is what was agreed to, `stops` those of one that has ended:
+-- null when the instance has moved on since, or isn't free.
+create function restart_instance(plan json, stops json default null) returns boolean
+language plpgsql volatile as $$
 declare
   this uuid := plan->>'instance';
   n int := plan->>'seq';
   q record;
 begin
   perform lock_gate();
+  if (plan->>'ended')::boolean and not revive_instance(this, (plan->>'run')::smallint, stops) then
+    return null;
+  end if;
   select x.run, x.worker, x.workflow_definition_id, x.queued_key into q from workflow_queue x
   where x.instance_id = this for no key update;
   if not found or q.worker is not null or q.run <> (plan->>'run')::int
      or (select coalesce(max(s.seq), 0) from workflow_step_executions s
          where s.workflow_instance_id = this and s.run = q.run) <> (plan->>'last')::int
      or restart_plan(this, case when n > 1 then n::text end)->>'refused' is not null then
+    if (plan->>'ended')::boolean then
+      raise exception 'it has changed meanwhile: look again' using errcode = 'MWI01';
+    end if;
     return null;
   end if;
   perform stop_instance(c, 'parent stopped') from restart_orphans(this, q.run, n) c;
@@ -824,7 +880,9 @@ create function instance_can(instance uuid) returns json language sql stable as 
       when q.state = 'paused' then '["resume", "restart", "cancel"]'
       when q.worker is not null then '["pause", "cancel"]'
       else '["pause", "restart", "cancel"]' end::json
-    from workflow_queue q where q.instance_id = instance), '[]')
+    from workflow_queue q where q.instance_id = instance),
+    (select '["restart"]'::json from workflow_instances i
+     where i.id = instance and i.pruned_at is null), '[]')
 $$;
 
 -- Everything that happened in an instance, in its order: steps, notes, sends, calls, what its inbox

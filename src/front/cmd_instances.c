@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "front/fleet.h"
 #include "script/json.h"
 
 #include <stdio.h>
@@ -284,7 +285,7 @@ static bool act(struct ask *ask, struct err *err)
 
 /* ---- restarting ---- */
 
-static void print_plan(const struct json *plan, const char *text)
+static void print_plan(const struct json *plan)
 {
     int64_t kept = 0, children = 0;
     json_int(plan, "kept", &kept);
@@ -307,7 +308,6 @@ static void print_plan(const struct json *plan, const char *text)
     if (children > 0)
         fprintf(stderr, "  %lld children that the dropped steps have started are stopped.\n",
                 (long long)children);
-    (void)text;
 }
 
 /* The plan as one that can be carried out; NULL: err says why not. One that a worker holds is paused
@@ -347,13 +347,17 @@ static bool restart_one(struct ask *ask, const char *prefix, struct buf *out, st
     bool ok = json != NULL;
     if (ok) {
         long sent = (long)json_count(json, "sent");
-        print_plan(json, plan);
+        print_plan(json);
         ok = ask_agreed(ask, sent > 0 ? sent : 1,
                         sent > 0 ? "So many sends go out once more" : "This can't be taken back",
                         err);
     }
-    char *done = NULL;
-    ok = ok && ask_value(ask, &done, err, "select restart_instance($1::json)", 1, plan);
+    char *done = NULL, *stops = NULL;
+    if (ok && json_bool(json, "ended")) {
+        stops = fleet_stops(ask->front, ask->session, id, err);
+        ok = stops != NULL;
+    }
+    ok = ok && ask_value(ask, &done, err, "select restart_instance($1::json, $2::json)", 2, plan, stops);
     if (ok && (done == NULL || done[0] != 't'))
         ok = err_set(err, ERR_REFUSED, "%s has gone on meanwhile: nothing was changed, look again",
                      id);
@@ -362,6 +366,7 @@ static bool restart_one(struct ask *ask, const char *prefix, struct buf *out, st
     else if (ok)
         printf("%s  begins again at %s\n", id, json_text(json, "step"));
     json_free(json);
+    free(stops);
     free(done);
     free(plan);
     free(id);

@@ -198,6 +198,37 @@ bool fleet_check(struct front *front, struct session *session, const struct flee
     return true;
 }
 
+struct stops {
+    struct vm *vm;
+    char *json;
+    struct err *err;
+};
+
+static void take_stops(void *ctx, const struct db_reply *reply)
+{
+    struct stops *s = ctx;
+    const struct slice arg = slice_of(db_value(reply, 0, 0, 0));
+    struct buf out;
+    buf_init(&out, TEXT_MAX);
+    s->json = vm_call(s->vm, "stops", &arg, 1, &out, s->err) ? buf_take(&out) : NULL;
+    buf_fini(&out);
+}
+
+char *fleet_stops(struct front *front, struct session *session, const char *instance,
+                  struct err *err)
+{
+    struct err why = {0};
+    struct stops stops = {.vm = open_vm(front, session, err), .err = &why};
+    if (stops.vm == NULL)
+        return NULL;
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select stops_wanted($1::uuid)", 1, instance);
+    if (session_run(session, unit, take_stops, &stops, err) && stops.json == NULL)
+        *err = why;
+    vm_free(stops.vm);
+    return stops.json;
+}
+
 struct diff {
     struct vm *vm;
     bool ok;

@@ -21,6 +21,10 @@ struct fleet_report {
 bool fleet_check(struct front *front, struct session *session, const struct fleet_order *order,
                  struct fleet_report *report, struct err *err);
 
+/* What stops an instance by its version's stop_when, as JSON to be freed; NULL: err says why. */
+char *fleet_stops(struct front *front, struct session *session, const char *instance,
+                  struct err *err);
+
 /* Prints what differs between two definitions' files. */
 bool fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err);
 

@@ -55,6 +55,8 @@ class OperationsTest(DaemonTest):
           sms.send { to = "manager", text = "one" }
           sms.send { to = "manager", text = "two" }
           sleep "365d\""""),
+        "fails.lua": ON % ('stop_when = { "other" },', "fails", "\n".join(
+            [TASK % "first", TASK % "second", 'if e.data.kind == "lives" then sleep "365d" end', 'fail "no money"'])),
         "byhand.lua": "return workflow { run = function(e) %s sleep '365d' end }" % TASK % "by hand",
         "actions/vendor.lua": """return actions {
           ask = { effect = "idempotent", args = { path = "string" }, run = function(a)
@@ -284,7 +286,34 @@ class OperationsTest(DaemonTest):
                       self.command("instances", "restart", one, "--from", "x#1", "--yes", code=4))
         self.tell("cancel", one)
         self.ended("sleeper", 24, "cancelled cancelled")
-        self.assertIn("it has ended", self.command("instances", "restart", one, "--yes", code=4))
+        other = self.begun("sleeper", 24, "sleeping", "sleep")
+        self.assertIn("another has its key: " + other, self.command("instances", "restart", one, "--yes", code=4))
+        self.tell("cancel", other)
+        self.ended("sleeper", 24, "cancelled cancelled")
+        self.sql("update workflow_instances set pruned_at = now() where id = '%s'" % one)
+        self.assertIn("what it carried was removed", self.command("instances", "restart", one, "--yes", code=4))
+
+    def test_what_has_ended_begins_again_with_its_key_and_stops(self):
+        one = self.begun("fails", 28, "failed no money")
+        self.assertEqual(["restart"], json.loads(self.out("instances", "show", one, "--json"))["can"])
+        self.assertEqual("0", self.sql("select count(*) from workflow_subscriptions where instance_id = '%s'" % one))
+        plan = self.tell("restart", one, "--from", "staff.task#2", "--yes")
+        self.assertEqual((1, True), (plan["kept"], plan["ended"]))
+        self.ended("fails", 28, "failed no money")
+        self.assertEqual("first, second, second", self.titles(28).replace(" -", ""))
+        # With an event meanwhile it goes another way, and lives.
+        self.sql("update events set payload = jsonb_set(payload::jsonb, '{data,kind}', '\"lives\"') where customer_id = 28")
+        self.tell("restart", one, "--yes")
+        self.ended("fails", 28, "sleeping")
+        self.assertEqual("t|t", self.sql("select business_key is not null, finished_at is null from instances where id = '%s'" % one))
+        self.assertIn("key taken", self.sql_skip(28))
+        self.go(28, "other")
+        self.ended("fails", 28, "stopped other")
+
+    def sql_skip(self, customer):
+        self.go(customer, data={"kind": "fails"})
+        self.wait("select count(*) > 0 from workflow_skips where workflow = 'fails'", "t")
+        return self.sql("select reason from workflow_skips where workflow = 'fails'")
 
     def test_a_restart_after_it_has_gone_on_changes_nothing(self):
         one = self.begun("goes_on", 25, "sleeping")
