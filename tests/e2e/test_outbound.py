@@ -390,8 +390,8 @@ class SendTest(OutboundTest):
             self.assertLessEqual(n + 1, 5 + 5 * (at - began) + 1, "more than capacity and refill")
 
     def test_those_who_wait_for_a_vendor_leave_room_for_others(self):
-        self.sql("update provider_limits set capacity = 1, refill = 0.01, tokens = 0 "
-                 "where provider = 'twilio'")
+        self.sql("update provider_limits set capacity = 1, refill = 0.01, tokens = 0, refilled_at = "
+                 "clock_timestamp() where provider = 'twilio'")
         waiting = [self.driver.start("sms.send", dict(TEXT, to=self.ann), due=self.due(),
                                      event=self.event) for _ in range(260)]
         deadline = time.time() + 60

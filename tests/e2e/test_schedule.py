@@ -9,7 +9,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from daemon import DaemonTest  # noqa: E402
-from database import ROOT, DatabaseTest  # noqa: E402
+from database import POOLER, ROOT, DatabaseTest  # noqa: E402
 
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
 DRIVER = os.environ.get("DETECT_DRIVER", "")
@@ -19,6 +19,8 @@ FIRES = "select coalesce(string_agg(utc(at), ' ' order by at), '') from events w
 SKIPS = "select coalesce(string_agg(utc(planned) || ' ' || reason, ', ' order by planned), '') from" \
         " workflow_skips where workflow = '%s' and planned is not null"
 REACHED = "select utc(reached) from workflow_schedules where workflow = '%s' and ended_at is null"
+
+POLL = "200" if POOLER else "60000"     # through a pooler nobody is told of anything
 
 
 def workflow(cron, more="", run=""):
@@ -62,7 +64,7 @@ class Case(DatabaseTest):
             driver = subprocess.Popen(
                 [DRIVER, self.database.url, self.st.url, os.path.join(ROOT, "lua"), self.workflows],
                 stdout=subprocess.PIPE, stderr=log, text=True,
-                env={**os.environ, "EVENT_POLL_INTERVAL_MS": "60000", **env})
+                env={**os.environ, "EVENT_POLL_INTERVAL_MS": POLL, **env})
         self.drivers.append(driver)
         self.in_force(driver)
         return driver
@@ -109,6 +111,8 @@ class Fires(Case):
         self.assertLess(float(self.sql("select extract(epoch from made - planned) from workflow_schedules")), 5)
         self.assertEqual("report|report live schedule:report|schedule|report", self.sql(
             "select workflow, business_key, entity, entity_id from workflow_instances"))
+        if POOLER:
+            return
         last_round = "select until from detector"
         time.sleep(1.5)
         before = self.sql(last_round)

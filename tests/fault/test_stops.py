@@ -78,10 +78,9 @@ WAYS = {
     "asking who it is for": ("unit:recipient(:1", TEXT, "", NONE),
     # around the step before it
     "before a step is written": ("unit:from record(:1", NOTE, "", NONE),
-    "a step is written and stops are not asked": (
-        "statement:from stop_candidates(:1", NOTE, "", NONE),
-    "stops are asked, the step is not committed": ("sync:from record(:1", NOTE, "", NONE),
+    "a step is written, not committed": ("sync:from record(:1", NOTE, "", NONE),
     "after a step": ("answered:from record(:1", NOTE, "", NONE),
+    "a sleep is written, not committed": ("sync:from suspend(:1", TEXT, "", ONE),
     # before the intent
     "before the intent": ("unit:message_intent(:1", TEXT, "", NONE),
     "between fence and intent": ("statement:message_intent(:1", TEXT, "", NONE),
@@ -103,7 +102,7 @@ WAYS = {
     "at the first byte": ("wire:/Messages.json:1", TEXT, "", ONE),
     "after the vendor accepted": ("accepted:/Messages.json:1", TEXT, "", ONE),
 }
-SHORT = ("claimed", "a step is written and stops are not asked", "before the intent",
+SHORT = ("claimed", "a step is written, not committed", "before the intent",
          "the sale is settled, not committed", "the sale is settled, not committed, and a call",
          "the intent is written, not committed", "right before the wire")
 JUDGED = ("before the intent", "the sale is settled, not committed", "after a step",
@@ -267,8 +266,9 @@ class InterleavingTest(Case):
             elif point.startswith("sync:") and "_intent(" in point:    # the intent's has it
                 database.until(two.waiting, lambda n: n > 0, 60, "the sale waits for the gate")
                 two.sender_goes_on()
-            else:
-                database.until(two.settled, True, 60, "the sale is settled")
+            else:                               # it may wait for the gate here too
+                database.until(lambda: two.settled() or two.waiting() > 0, True, 60,
+                               "the sale is settled")
                 time.sleep(hold)
                 two.sender_goes_on()
         return self.both(point, before, stops, other_point, play), leaves

@@ -3,7 +3,7 @@ _G.host = _G.host or require "host"
 local ours = host.pattern
 
 local seed = tonumber(os.getenv "MOONWRIGHT_SEED") or os.time()
-local ROUNDS = os.getenv "MOONWRIGHT_LONG" == "1" and 1000000 or 20000
+local ROUNDS = os.getenv "MOONWRIGHT_LONG" == "1" and 300000 or 20000
 
 local function same(name, ...)
   local a, b = table.pack(pcall(string[name], ...)), table.pack(pcall(ours[name], ...))
