@@ -103,8 +103,8 @@ class QuarantineTest(daemon.DaemonTest):
         self.assertEqual(pid, self.sql("select pid from workflow_workers where role = 'workflow'"))
         # The crash is mended, and a person says so.
         self.restart()
-        self.sql("update workflow_queue set deaths = 0, state = 'pending', due = now() where instance_id = '%s'" % poison)
-        self.sql("select pg_notify('work', '')")
+        self.assertIn("quarantined", self.command("instances", "show", poison))
+        self.command("instances", "retry", poison)
         self.ended("steady", 1, "done")
         self.assertEqual("one two", self.sql("select string_agg(text, ' ' order by ordinal) from workflow_notes "
                                              "where instance_id = '%s'" % poison))
