@@ -136,12 +136,18 @@ local message = {
   end,
 }
 
--- Runs the own steps that the record doesn't answer; returns the requests that are left to be posted.
+-- Runs the own steps that the record doesn't answer. What is left to be posted: one request, as
+-- mostly, or a list of several or none.
 local function take_asked(task)
+  local asked = task.asked
+  local only = asked[1]
+  if only and not asked[2] and only.kind ~= "own" and task.pending[only.branch.path] == only then
+    asked[1] = nil
+    return only
+  end
   local outgoing = {}
   while task.asked[1] and not task.over do
-    local asked = task.asked
-    task.asked = {}
+    asked, task.asked = task.asked, {}
     for _, request in ipairs(asked) do
       local open = task.pending[request.branch.path] == request -- the record didn't answer it
       if open and request.kind == "own" then
@@ -152,18 +158,17 @@ local function take_asked(task)
       end
     end
   end
-  return outgoing
+  return not outgoing[2] and outgoing[1], outgoing
 end
 
 -- Posts requests and waits for what the owner resumes us with. A turn that posts one request posts
 -- just that; any other begins with how many follow, so that the owner knows when the turn is over.
-local function post(task, requests)
-  local first = requests[1]
-  if first and not requests[2] then
-    return coroutine.yield(message[first.kind](task, first))
+local function post(task, only, several)
+  if only then
+    return coroutine.yield(message[only.kind](task, only))
   end
-  host.post("batch", NUMBERS[#requests])
-  for _, request in ipairs(requests) do
+  host.post("batch", NUMBERS[#several])
+  for _, request in ipairs(several) do
     host.post(message[request.kind](task, request))
   end
   return coroutine.yield()
@@ -247,14 +252,14 @@ function M.run(task, path, f, history, ...)
       judge(task, b, math.tointeger(c), d)
       kind, a, b, c, d, e = coroutine.yield()
     else
-      local requests = take_asked(task)
+      local only, several = take_asked(task)
       local over = task.over
       if over and over.diverged then
         diverged(task)
       elseif over then
         return over.ok, over.result or over.value
       end
-      kind, a, b, c, d, e = post(task, requests)
+      kind, a, b, c, d, e = post(task, only, several)
     end
     durable.enter(task)
     if kind == "done" then
