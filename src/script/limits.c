@@ -61,7 +61,7 @@ static void tick(int number, siginfo_t *info, void *context)
     if (!vm)
         return;
     vm->ticks += 1 + info->si_overrun;
-    bool look = vm->heap.used > vm->heap.cap / 2 || spent(vm) > vm->may_us ||
+    bool look = (!*vm->place && vm->heap.used > vm->heap.cap / 2) || spent(vm) > vm->may_us ||
                 (vm->may_total_us && vm->used_us + spent(vm) > vm->may_total_us);
     if (look && !lua_gethook(vm->thread)) /* which takes long when calls are deep */
         lua_sethook(vm->thread, watch, LUA_MASKCOUNT, 1);

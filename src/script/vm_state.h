@@ -29,7 +29,7 @@ struct vm {
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
     char killed[200]; /* why this run has to end; "" while it may go on */
-    char place[120];  /* where it last was, once it had taken half of the memory */
+    char place[120];  /* where it was when it had taken half of the memory */
 };
 
 struct vm *vm_of(lua_State *L);
