@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 sys.dont_write_bytecode = True
 from benchmark_conditions import CUSTOMER, ESTIMATES, conditions  # noqa: E402
 import benchmark_conditions  # noqa: E402
+import benchmark_replay  # noqa: E402
 import benchmark_sync  # noqa: E402
 from database import Connection  # noqa: E402
 from daemon import free_port  # noqa: E402
@@ -379,7 +380,8 @@ def sync(options):
 
 def main():
     p = argparse.ArgumentParser(prog="tools/bench")
-    p.add_argument("what", choices=["engine", "latency", "sleepers", "conditions", "sync"])
+    p.add_argument("what", choices=["engine", "latency", "sleepers", "replay", "conditions",
+                                    "sync"])
     p.add_argument("--json", action="store_true", help="the last line is one JSON object")
     p.add_argument("-n", type=int, default=10000, help="workflows in the backlog")
     p.add_argument("--runs", type=int, default=3)
@@ -393,7 +395,8 @@ def main():
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--program", required=True, help=argparse.SUPPRESS)
     options = p.parse_args()
-    files = dict(FILES, **benchmark_conditions.FILES) if options.what == "conditions" else FILES
+    files = dict(FILES, **{"conditions": benchmark_conditions.FILES,
+                           "replay": benchmark_replay.FILES}.get(options.what, {}))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
     if options.what == "sync":
         found = sync(options)
@@ -402,7 +405,7 @@ def main():
         bench = Bench(options.program, options.workers, files, roles=roles)
         try:
             found = {"engine": engine, "latency": latency, "sleepers": sleepers,
-                     "conditions": conditions}[options.what](bench, options)
+                     "replay": benchmark_replay.replay, "conditions": conditions}[options.what](bench, options)
         finally:
             bench.close()
     if options.json:
