@@ -12,7 +12,7 @@ local json = host.json
 local NUMBERS = durable.NUMBERS
 
 local ENDED = {} -- what a branch's coroutine yields before the value of its function
-local MAX_IDLE = 100
+local MAX_IDLE = 256
 local idle = {}  -- coroutines of branches that have ended; they run others
 
 local function live(f, ...)
