@@ -4,7 +4,8 @@
 -- Stop, divergence and the end of a task are never errors: the branch yields and isn't resumed.
 local M = {}
 
-local json = host.json
+local json, hash = host.json, host.hash
+local isyieldable, yield = coroutine.isyieldable, coroutine.yield
 local NOTHING = json.encode({})
 
 M.NO_OPTIONS = {} -- the options of most steps
@@ -72,7 +73,7 @@ local function ask(request)
     M.raise(request.word .. " is an effect; " .. task.pure)
   elseif task.loading then
     M.raise(request.word .. " can't be used while the file is loaded; call it in run")
-  elseif not coroutine.isyieldable() then
+  elseif not isyieldable() then
     M.raise(request.word .. " can't be called from inside gsub or sort")
   end
   local branch = task.running
@@ -80,8 +81,8 @@ local function ask(request)
   request.branch = branch
   request.ordinal = branch.ordinal
   request.name = request.name or count_name(branch, request.word)
-  request.hash = host.hash(request.input)
-  local state, output = coroutine.yield(request)
+  request.hash = hash(request.input)
+  local state, output = yield(request)
   task.answered = request
   if state == "other" then -- something else was recorded here
     local name, other = request.name, output
@@ -89,7 +90,7 @@ local function ask(request)
     if name == other.name then
       message = where("asks for " .. name .. " with other arguments than were recorded")
     end
-    coroutine.yield({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
+    yield({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
       .. task.workflow .. "' shows the change", request = request, other = other })
   end
   return state, output
@@ -199,7 +200,7 @@ function M.own(name, f)
   local state, output = ask(request)
   if state == M.RUN then
     run_own(current, request, f)
-    state, output = coroutine.yield(request)
+    state, output = yield(request)
   end
   if state == "failed" then
     current.raised[output] = request
@@ -213,12 +214,12 @@ end
 ---@param functions table
 function M.all(functions)
   local task = current
-  if task.pure or not coroutine.isyieldable() then
+  if task.pure or not isyieldable() then
     M.raise("all can't be used here")
   end
   local branch = task.running
   branch.ordinal = branch.ordinal + 1
-  local group = coroutine.yield({ kind = "all", functions = functions,
+  local group = yield({ kind = "all", functions = functions,
     path = (branch.path == "" and "" or branch.path .. "/") .. branch.ordinal })
   if group.failed then
     error(group.failure, 0)
@@ -230,22 +231,22 @@ end
 ---@param state string "stopped" or "failed"
 ---@param reason? string
 function M.finish(state, reason)
-  if current.pure or not coroutine.isyieldable() then
+  if current.pure or not isyieldable() then
     M.raise("the instance can't be ended here")
   end
-  coroutine.yield({ kind = "end", state = state, reason = reason })
+  yield({ kind = "end", state = state, reason = reason })
 end
 
 --- Ends this run and begins the next, with an event of its own and an empty history.
 ---@param event table
 function M.continue(event)
-  if current.pure or not coroutine.isyieldable() then
+  if current.pure or not isyieldable() then
     M.raise("continue_as can't be used here")
   elseif current.undos then
     M.raise("continue_as would forget what compensate has kept; leave undoing to one run")
   end
   encode(event, "continue_as")
-  coroutine.yield({ kind = "end", state = "continue", event = event })
+  yield({ kind = "end", state = "continue", event = event })
 end
 
 --- Keeps what undoes a step, for the case that the instance is stopped or fails.
@@ -262,7 +263,7 @@ end
 --- A number in [0, 1) from the branch's own generator: the same in every replay.
 function M.random()
   local branch = current.running
-  local seed = branch.seed or tonumber(host.hash(current.instance .. ":" .. branch.path):sub(1, 15), 16)
+  local seed = branch.seed or tonumber(hash(current.instance .. ":" .. branch.path):sub(1, 15), 16)
   -- xorshift64*
   seed = seed ~ (seed >> 12)
   seed = seed ~ (seed << 25)

@@ -9,6 +9,7 @@ local durable = require "durable"
 local M = {}
 
 local json = host.json
+local resume, yield = coroutine.resume, coroutine.yield
 local NUMBERS = durable.NUMBERS
 
 local ENDED = {} -- what a branch's coroutine yields before the value of its function
@@ -16,7 +17,7 @@ local MAX_IDLE = 256
 local idle = {}  -- coroutines of branches that have ended; they run others
 
 local function live(f, ...)
-  return live(coroutine.yield(ENDED, f(...)))
+  return live(yield(ENDED, f(...)))
 end
 
 local function spawn(task, path, f, group, index, ...)
@@ -66,7 +67,7 @@ end
 -- Runs one branch until it blocks or ends.
 local function go_on(task, branch, ...)
   task.running = branch
-  local ok, request, value = coroutine.resume(branch.co, ...)
+  local ok, request, value = resume(branch.co, ...)
   if not ok then
     result_of(task, branch, false, request)
   elseif request == ENDED then
@@ -165,13 +166,13 @@ end
 -- just that; any other begins with how many follow, so that the owner knows when the turn is over.
 local function post(task, only, several)
   if only then
-    return coroutine.yield(message[only.kind](task, only))
+    return yield(message[only.kind](task, only))
   end
   host.post("batch", NUMBERS[#several])
   for _, request in ipairs(several) do
     host.post(message[request.kind](task, request))
   end
-  return coroutine.yield()
+  return yield()
 end
 
 local function judge(task, branch, ordinal, event_json)
@@ -202,7 +203,7 @@ local function diverged(task)
   end
   host.post("diverged", json.encode(reason))
   while true do
-    coroutine.yield()
+    yield()
   end
 end
 
@@ -250,7 +251,7 @@ function M.run(task, path, f, history, ...)
   while true do
     if kind == "judge" then
       judge(task, b, math.tointeger(c), d)
-      kind, a, b, c, d, e = coroutine.yield()
+      kind, a, b, c, d, e = yield()
     else
       local only, several = take_asked(task)
       local over = task.over

@@ -1,7 +1,8 @@
 /* match.h - Lua's pattern matching, in steps that are counted. Private to script/.
  *
  * A pattern such as "a-a-a-b" can take years on a short text, and nothing interrupts C: so this
- * matcher calls the state's count hook every MATCH_EVERY steps, and the budget holds. */
+ * matcher calls the hook of the state every MATCH_EVERY steps, if limits.c has set one, and the
+ * budget holds. */
 #ifndef SCRIPT_MATCH_H
 #define SCRIPT_MATCH_H
 
