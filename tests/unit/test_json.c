@@ -214,6 +214,32 @@ static void the_canonical_text_reads_back_the_same(void **state)
     assert_string_equal("same", lua(code));
 }
 
+/* Tables are filled in parts: at and beyond each of their ends. */
+static void size_makes_no_difference(void **state)
+{
+    (void)state;
+    assert_string_equal("fine", lua("for n = 0, 70 do "
+                                    "  local list, map, text = {}, {}, {} "
+                                    "  for i = 1, n do list[i] = i map['k' .. i] = { i } "
+                                    "    text[#text + 1] = i "
+                                    "    if i % 3 == 0 then text[#text + 1] = 'null' end end "
+                                    "  local a = host.json.decode('[' .. table.concat(text, ',') .. ']') "
+                                    "  assert(#a == n and host.json.is_array(a)) "
+                                    "  for i = 1, n do assert(a[i] == i) end "
+                                    "  local again = host.json.decode(host.json.encode(map)) "
+                                    "  for k, v in pairs(map) do assert(again[k][1] == v[1]) end "
+                                    "  for k in pairs(again) do assert(map[k]) end "
+                                    "end return 'fine'"));
+    says("{\"a\":1,\"b\":0,\"a\":2}", "{\"a\":2,\"b\":0}");
+    assert_string_equal("nil", lua("return tostring(host.json.decode('{\"a\":1,\"a\":null}').a)"));
+    refuses("[\"\\udc00\"]", 10, "surrogate");
+    refuses("[\"\\ud83d\\n\"]", 12, "surrogate");
+    refuses("[\"\\u12g4\"]", 10, "hexadecimal");
+    refuses("[\"\\x\"]", 6, "escape");
+    refuses("{1:2}", 5, "key");
+    refuses("{\"a\" 1}", 7, "colon");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -222,6 +248,7 @@ int main(void)
         cmocka_unit_test(bad_text_is_refused),
         cmocka_unit_test(a_field_is_found_by_its_path),
         cmocka_unit_test(lua_gets_integers_and_no_nulls),
+        cmocka_unit_test(size_makes_no_difference),
         cmocka_unit_test(lists_and_maps_are_told_apart),
         cmocka_unit_test(what_json_cannot_carry_is_an_error_with_its_path),
         cmocka_unit_test(the_canonical_text_reads_back_the_same),
