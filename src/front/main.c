@@ -13,11 +13,10 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-    &command_run,       &command_migrate, &command_config,    &command_live,
-    &command_status,    &command_sync,    &command_watch,     &command_workflows,
-    &command_instances, &command_start,   &command_events,    &command_signal,
-    &command_inbox,     &command_sends,   &command_schedule,
-    &command_completion};
+    &command_run,       &command_migrate, &command_config,   &command_live,
+    &command_status,    &command_sync,    &command_watch,    &command_workflows,
+    &command_instances, &command_start,   &command_events,   &command_signal,
+    &command_inbox,     &command_sends,   &command_schedule, &command_completion};
 
 const struct command *const *front_commands(size_t *count)
 {
@@ -33,12 +32,13 @@ static void print_help(FILE *out)
             MOONWRIGHT_VERSION);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->says);
-    fprintf(out,
-            "\nSettings come from the environment and the file .env; see `moonwright config`.\n"
-            "`moonwright help <command>` says how a command is used.\n"
-            "Exit codes: %d done, %d failed, %d wrong usage, %d not found, %d refused as things stand"
-            " (or not\ndone to all), %d the database is away: try again.\n",
-            EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_AGAIN);
+    fprintf(
+        out,
+        "\nSettings come from the environment and the file .env; see `moonwright config`.\n"
+        "`moonwright help <command>` says how a command is used.\n"
+        "Exit codes: %d done, %d failed, %d wrong usage, %d not found, %d refused as things stand"
+        " (or not\ndone to all), %d the database is away: try again.\n",
+        EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_AGAIN);
 }
 
 static const struct command *find_command(const char *name)
@@ -63,12 +63,22 @@ static int code_of(const struct err *err)
     return EXIT_FAILED;
 }
 
+/* A table, column or function isn't there. */
+static bool lacks_schema(const struct err *err)
+{
+    return strcmp(err->sqlstate, "42P01") == 0 || strcmp(err->sqlstate, "42703") == 0 ||
+           strcmp(err->sqlstate, "42883") == 0;
+}
+
 int front_fail(const struct err *err)
 {
     fflush(stdout);
     char *text = xstrdup(err->message);
     log_mask(text);
-    fprintf(stderr, "moonwright: %s\n", text);
+    fprintf(stderr, "moonwright: %s%s\n", text,
+            lacks_schema(err)
+                ? "; run `moonwright migrate`, the database is older than this program"
+                : "");
     free(text);
     return code_of(err);
 }

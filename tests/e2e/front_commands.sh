@@ -4,6 +4,8 @@
 unset SERVICETITAN_DATABASE_URL MOONWRIGHT_READONLY_URL SERVICE_TITAN_CLIENT_ID MOONWRIGHT_LIVE
 new_database
 export DATABASE_URL=$url MOONWRIGHT_DATA=$work/data HEALTH_CHECK_INTERVAL_MS=200
+run instances list
+refused "run \`moonwright migrate\`"
 run migrate
 accepted
 
