@@ -135,6 +135,16 @@ describe("of what is due", function()
     assert.is_nil(at)
   end)
 
+  it("what was decided stays so when a zone's clock turns out to be another", function()
+    -- 8:00 in New York was made at 12:00; by other data it would have been at 14:00 and 15:00
+    for _, zone in ipairs { "America/Denver", "America/Phoenix" } do
+      local decision, at = fires.look({ row("0 8 * * *", "2026-06-02T15:00:00.000000Z", { zone = zone }) },
+        "2026-06-02T15:30:00Z", 60)
+      assert.is_nil(decision)
+      assert.are.equal("2026-06-03", time.format(at):sub(1, 10))
+    end
+  end)
+
   it("a schedule that can't be read holds up no other", function()
     local strange = row("0 8 * * *", "2026-06-01T11:00:00.000000Z")
     strange.spec.zone = "Mars/Olympus"
