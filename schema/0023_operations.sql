@@ -483,15 +483,6 @@ begin
   return false;
 end $$;
 
--- A paused workflow makes no fires: what it missed is decided by its catch_up when it goes on.
-create or replace function read_schedules() returns json language sql stable as $$
-  select coalesce(json_agg(json_strip_nulls(json_build_object('id', s.id, 'workflow', s.workflow,
-           'definition', s.definition, 'spec', s.spec, 'reached', fact_time(s.reached),
-           'ended', fact_time(business_of(s.ended_at)))) order by s.id), '[]')
-  from workflow_schedules s
-  where not exists (select from workflow_pauses p where p.workflow = s.workflow)
-$$;
-
 -- Holds up to n live instances of paused workflows that go on yet. How many; 0: all are held, or asked.
 create function hold_paused(n int) returns bigint language plpgsql volatile as $$
 declare

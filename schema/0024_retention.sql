@@ -211,6 +211,12 @@ begin
                          where business_of(x.resolved_at) < payloads order by x.id limit n));
   get diagnostics k = row_count;
   removed := removed + k;
+  delete from workflow_rate_starts r
+  where (r.workflow, r.mode, r.key, r.at, r.instance_id) in (
+    select x.workflow, x.mode, x.key, x.at, x.instance_id from workflow_rate_starts x
+    where x.until < business_now() - interval '2 days' limit n);
+  get diagnostics k = row_count;
+  removed := removed + k;
   delete from inbound_messages m
   where m.id = any(array(select x.id from inbound_messages x where x.at < rows_ limit n));
   get diagnostics k = row_count;

@@ -170,9 +170,13 @@ class RetentionTest(DatabaseTest):
               ('k', 'old', 'm', now() - interval '31 days'), ('k', 'open', 'm', null);
             insert into inbound_messages (id, channel, address, body, at) values
               ('a', 'sms', '+1', 'text', business_now() - interval '31 days'),
-              ('b', 'sms', '+1', 'text', business_now() - interval '401 days')""")
+              ('b', 'sms', '+1', 'text', business_now() - interval '401 days');
+            insert into workflow_rate_starts (workflow, mode, key, at, instance_id, begun, until) values
+              ('w', 'live', 'old', now(), gen_random_uuid(), true, business_now() - interval '3 days'),
+              ('w', 'live', 'new', now(), gen_random_uuid(), true, business_now() - interval '1 day')""")
         self.retain()
         self.assertEqual("new", self.sql("select string_agg(reason, ' ') from workflow_skips"))
+        self.assertEqual("new", self.sql("select string_agg(key, ' ') from workflow_rate_starts"))
         self.assertEqual("new open", self.sql("select string_agg(message, ' ' order by message) from detect_errors"))
         self.assertEqual("open", self.sql("select string_agg(subject, ' ') from system_alerts"))
         self.assertEqual("a|", self.sql("select id, body from inbound_messages"))
