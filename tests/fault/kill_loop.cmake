@@ -10,7 +10,7 @@ endforeach()
 # of the engine, wherever it falls.
 set(kill_loop_weather --faults weather --workers 4 --seed 4)
 set(kill_loop_points --points 1500 --every 5 --seed 5)
-set(kill_loop_storm --points 2500 --faults weather --workers 3 --seed 6)
+set(kill_loop_storm --points 1000 --every 4 --faults weather --workers 3 --seed 6)
 foreach(name weather points storm)
   add_test(NAME kill_loop_${name}
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/kill_loop --long-tier ${kill_loop_${name}}

@@ -92,9 +92,11 @@ class DatabaseTest(Case):
                                  + self.OURS)
         self.right(w)
 
-    def refuse_now_and_then(self, w, code, tables, calm=(0.1, 0.5)):
-        """The database refuses every write to these tables, now and then for a while. calm: how
-        long it is well in between."""
+    # How long it is well in between: a unit of many instances must get through at last.
+    CALM = (0.5, 2.5) if LONG else (0.1, 0.5)
+
+    def refuse_now_and_then(self, w, code, tables, calm=CALM):
+        """The database refuses every write to these tables, now and then for a while."""
         w.sql("create table trouble (code text);"
               "create function trouble() returns trigger language plpgsql as $$"
               " declare c text := (select code from trouble limit 1); begin"
@@ -119,7 +121,7 @@ class DatabaseTest(Case):
         thread = threading.Thread(target=trouble)
         thread.start()
         try:
-            w.play(seconds=90)
+            w.play()
         finally:
             over.set()
             thread.join()
@@ -165,6 +167,7 @@ class Relay:
     def __init__(self, target, seed):
         self.folder = tempfile.mkdtemp(prefix="moonwright-relay-")
         self.target, self.rng = target, random.Random(seed)
+        self.most = 6 if LONG else 5            # a batch of many must get through at last
         self.calm, self.cut = False, 0
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(os.path.join(self.folder, SOCKET))
@@ -183,7 +186,7 @@ class Relay:
             except OSError:
                 client.close()
                 continue
-            left = [int(10 ** self.rng.uniform(3, 5))]      # bytes until it is cut
+            left = [int(10 ** self.rng.uniform(3, self.most))]      # bytes until it is cut
             for pair in ((client, server), (server, client)):
                 threading.Thread(target=self.move, args=pair + (left,), daemon=True).start()
 
@@ -232,7 +235,7 @@ class ConnectionTest(Case):
             self.addCleanup(w.close)
             self.addCleanup(self.show_log, w)
             w.run(keep=True)
-            w.play(seconds=90)
+            w.play()
             relay.calm = True
             w.stop()
             relay.calm = False

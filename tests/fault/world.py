@@ -351,7 +351,7 @@ class World:
                 found.add(line["mail"]["args"].get("moonwright_id"))
         return found
 
-    def play(self, between=None, seconds=40):
+    def play(self, between=None, seconds=180):
         """From the first estimate to the last end. between: called while all of them wait."""
         self.begin()
         self.until_all(self.WAITING, seconds)
