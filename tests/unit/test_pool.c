@@ -95,6 +95,30 @@ static void test_long_units_do_not_hold_up_the_others(void **state)
     assert_int_equal(f->ok, 3);
 }
 
+static void test_what_is_sent_in_order_is_done_in_order_and_holds_up_nobody(void **state)
+{
+    struct fixture *f = *state;
+    ask(f, "create table if not exists pool_order (n int, k bigint generated always as identity)");
+    ask(f, "truncate pool_order restart identity");
+    f->ok = 0;
+    for (int i = 0; i < 20; i++) { // each takes less time than the one before
+        char number[16];
+        snprintf(number, sizeof(number), "%d", i);
+        struct db_unit *unit = db_unit_new();
+        db_unit_addv(unit,
+                     "insert into pool_order (n) select $1::int from (select pg_sleep(0.03 - "
+                     "$1::int * 0.001)) x",
+                     1, number);
+        pool_send_in_order(f->pool, unit, on_done, f);
+    }
+    send_sql(f, "select 'at once'");
+    run_for(f->loop, 100);
+    assert_string_equal(f->value, "at once");
+    assert_true(run_until(f->loop, pool_empty, f, 10000));
+    assert_string_equal(ask(f, "select bool_and(n = k - 1) and count(*) = 20 from pool_order"), "t");
+    ask(f, "drop table pool_order");
+}
+
 static void test_it_outlives_its_backends(void **state)
 {
     struct fixture *f = *state;
@@ -155,6 +179,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_long_units_do_not_hold_up_the_others),
+        T(test_what_is_sent_in_order_is_done_in_order_and_holds_up_nobody),
         T(test_it_outlives_its_backends),
         T(test_the_listener),
         T(test_a_listener_closed_early_is_silent),
