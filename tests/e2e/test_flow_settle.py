@@ -245,6 +245,7 @@ class SlotTest(Case):
     def test_what_was_stopped_while_it_was_refused_is_due(self):
         one, two = (self.began(slots(1), key=None, stops=[("customer_replied", "customer:9", False)])["instance"]
                     for _ in range(2))
+        self.sql("update workflow_queue set due = now()")
         self.rows("select instance_id from claim('%s', 100)" % self.worker)
         self.stop()
         self.rows("begin; select lock_gate(); select * from flow_begin('%s', array['%s','%s']::uuid[]); commit"
