@@ -69,15 +69,16 @@ function M.read(files, spaces)
   return list
 end
 
---- The actions that are called, with their arguments: {"sms.send" = {"text", "to"}}.
+--- The actions that are called by namespace, with their arguments: {"sms.send" = {"text", "to"}}.
 ---@param list table[] of read
 ---@return table<string, string[]>
 function M.of(list)
   local found, calls = {}, {}
   for _, call in ipairs(list) do
-    found[call.name] = found[call.name] or {}
-    for field in pairs(call.table and call.table.fields or {}) do
-      found[call.name][field] = not M.OPTIONS[field] or nil
+    local arguments = call.name:find(".", 1, true) and (found[call.name] or {}) or nil
+    found[call.name] = arguments
+    for field in pairs(arguments and call.table and call.table.fields or {}) do
+      arguments[field] = not M.OPTIONS[field] or nil
     end
   end
   for name, arguments in pairs(found) do

@@ -101,12 +101,13 @@ end)
 
 describe("the calls of a file", function()
   local function of(source)
-    return calls.of(calls.read({ ["workflows/a.lua"] = source }, { sms = true, fin = true }))
+    return calls.of(calls.read({ ["workflows/a.lua"] = source }, { sms = true, fin = true, approve = "word" }))
   end
 
   it("are its actions with the arguments it names", function()
     assert.are.same({ ["sms.send"] = { "text", "to" }, ["fin.apply"] = { "amount" } }, of [[
       local function inner(e) return fin.apply { amount = e.estimate.total } end
+      approve { by = "manager", title = "a word isn't one" }
       sms.send { to = e.customer, text = "a" .. inner(e).text, name = "first", retries = 2 }
       other.send { what = 1 }]])
   end)
