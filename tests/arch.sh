@@ -48,6 +48,8 @@ fence libcurl src/io/ 'curl/'
 fence inotify src/io/ 'sys/inotify'
 fence Lua src/script/ 'lua|lauxlib|lualib'
 fence OpenSSL src/base/digest.c 'openssl/'
+problems_of "cjson only in src/script/json_read.c" < <(
+    grep -rnE 'luaopen_cjson|require *\(?["'\'']cjson' src lua workflows | grep -v '^src/script/json_read.c:')
 
 # Ceilings.
 ceiling() { # LINES FILES...

@@ -1,6 +1,7 @@
 /* json.h - reading a vendor's or our own JSON in C: the few fields that C itself needs.
  *
- * A document lives in a private Lua state; bulk data goes to PostgreSQL unread. */
+ * The parser is lua-cjson in a private state (script/ is the only place for it); bulk data goes to
+ * PostgreSQL unread. */
 #ifndef SCRIPT_JSON_H
 #define SCRIPT_JSON_H
 

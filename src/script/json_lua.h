@@ -1,9 +1,10 @@
 /* json_lua.h - JSON for Lua: the module `host.json`. Private to script/.
  *
- * Reader and writer are our own: the packaged lua-cjson makes every number a float, rounds it when
- * it writes, doesn't sort keys and knows no empty array. Here integral numbers are integers,
- * integers beyond 2^53 stay texts, arrays are known as arrays even when empty, and null is an
- * absent key. */
+ * lua-cjson parses. Before it the text is looked at once: what cjson would take though it isn't
+ * JSON is refused, what it would lose is marked. After it the tables are put right where the text
+ * had something to put right: integral numbers become integers, integers beyond 2^53 stay texts,
+ * arrays are known as arrays even when empty, and null is an absent key. The writer is our own,
+ * because cjson rounds numbers and doesn't sort keys. */
 #ifndef SCRIPT_JSON_LUA_H
 #define SCRIPT_JSON_LUA_H
 
@@ -34,6 +35,13 @@ void json_write(lua_State *L, int index, bool exact);
 void json_mark_array(lua_State *L, int index);
 bool json_is_array(lua_State *L, int index);
 
+/* json_scan.c: what a text has in it. */
+struct json_found {
+    bool rewritten; /* [] or big integers: the text for cjson, with marked strings, was pushed */
+    bool others;    /* numbers, arrays or nulls, of which cjson's values aren't ours */
+};
+/* Raises "not JSON: …" for what cjson would let through. */
+struct json_found json_scan(lua_State *L, const char *text, size_t len);
 /* The offset of the first byte that isn't UTF-8, or len. */
 size_t json_utf8(const char *text, size_t len);
 

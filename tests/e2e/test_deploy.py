@@ -67,7 +67,8 @@ class FilesTest(unittest.TestCase):
         # What the program is linked with, beside what every Debian has, and nothing else.
         packages = {"libpq.so.5": "libpq5", "libcurl.so.4": "libcurl4", "liblua5.4.so.0": "liblua5.4-0",
                     "libevent_core-2.1.so.7": "libevent-core-2.1-7",
-                    "libevent_extra-2.1.so.7": "libevent-extra-2.1-7", "libcrypto.so.3": "libssl3"}
+                    "libevent_extra-2.1.so.7": "libevent-extra-2.1-7", "libcrypto.so.3": "libssl3",
+                    "liblua5.4-cjson.so.0": "lua-cjson"}
         said = subprocess.run(["readelf", "-d", daemon.PROGRAM], text=True, capture_output=True, check=True).stdout
         needed = {name for name in re.findall(r"NEEDED.*\[(.+)\]", said)
                   if not re.match(r"lib(c|m|asan|ubsan|gcc_s|dl|pthread)\.so|ld-linux", name)}

@@ -1,4 +1,5 @@
-/* JSON: what is read is what was written, and what can't be carried is said. */
+/* JSON: what is read is what was written, and what can't be carried is said. Each trap of the
+ * packaged lua-cjson has a test here. */
 #include "unit.h"
 
 #include "script/json.h"
@@ -63,21 +64,32 @@ static void bad_text_is_refused(void **state)
                  {"[1,]", "JSON"},
                  {"[01]", "malformed number"},
                  {"[1.]", "malformed number"},
+                 {"[-.5]", "malformed number"},
+                 {"[1e+]", "malformed number"},
                  {"[.5]", "JSON"},
                  {"[-]", "malformed number"},
                  {"[0x10]", "JSON"},
                  {"[NaN]", "JSON"},
                  {"[Infinity]", "JSON"},
-                 {"[1e400]", "too large"},
+                 {"[1e400]", "too large (byte 2)"},
+                 {"{\"a\":-9e308,\"a\":1}", "too large (byte 6)"},
                  {"[\"\\u0000\"]", "\\u0000"},
                  {"[\"\\ud800\"]", "JSON"},
                  {"[\"\xff\"]", "UTF-8"},
                  {"[\"\xed\xa0\x80\"]", "UTF-8"},
                  {"[\"a\nb\"]", "control"},
-                 {"[1] x", "JSON"}};
+                 {"[1] x", "JSON"},
+                 {"{[]:1}", "key"},
+                 {"{12345678901234567890 : 1}", "key"},
+                 {"[[],1 2]", "character 7"}, // of this text, not of one made of it
+                 {"[12345678901234567890 [ ] ]", "character 23"}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         refuses(cases[i].text, strlen(cases[i].text), cases[i].why);
     refuses("[1]\0[2]", 7, "NUL");
+    char large[400] = "[";
+    memset(large + 1, '9', 309);
+    strcpy(large + 310, ".5]");
+    refuses(large, strlen(large), "too large");
     char deep[2000];
     memset(deep, '[', 1000);
     memset(deep + 1000, ']', 1000);
@@ -214,7 +226,7 @@ static void the_canonical_text_reads_back_the_same(void **state)
     assert_string_equal("same", lua(code));
 }
 
-/* Tables are filled in parts: at and beyond each of their ends. */
+/* Tables grow in steps: at and beyond each of them. */
 static void size_makes_no_difference(void **state)
 {
     (void)state;
@@ -232,9 +244,9 @@ static void size_makes_no_difference(void **state)
                                     "end return 'fine'"));
     says("{\"a\":1,\"b\":0,\"a\":2}", "{\"a\":2,\"b\":0}");
     assert_string_equal("nil", lua("return tostring(host.json.decode('{\"a\":1,\"a\":null}').a)"));
-    refuses("[\"\\udc00\"]", 10, "surrogate");
-    refuses("[\"\\ud83d\\n\"]", 12, "surrogate");
-    refuses("[\"\\u12g4\"]", 10, "hexadecimal");
+    refuses("[\"\\udc00\"]", 10, "unicode escape");
+    refuses("[\"\\ud83d\\n\"]", 12, "unicode escape");
+    refuses("[\"\\u12g4\"]", 10, "unicode escape");
     refuses("[\"\\x\"]", 6, "escape");
     refuses("{1:2}", 5, "key");
     refuses("{\"a\" 1}", 7, "colon");
