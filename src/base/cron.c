@@ -260,8 +260,7 @@ static void offer_all(struct cron_fire *best, struct cron_policy policy, int64_t
                       const struct zone_instants *wall)
 {
     if (!wall->early_shows && !wall->late_shows) {
-        offer(best, after, wall->early,
-              policy.gap == CRON_GAP_NEXT ? CRON_MOVED : CRON_SKIPPED);
+        offer(best, after, wall->early, policy.gap == CRON_GAP_NEXT ? CRON_MOVED : CRON_SKIPPED);
     } else if (!wall->early_shows || !wall->late_shows || wall->early == wall->late) {
         offer(best, after, wall->early_shows ? wall->early : wall->late, CRON_PLAIN);
     } else {

@@ -24,8 +24,8 @@ const char *log_int(int64_t value); /* valid until eight further calls */
 
 void log_set_level(enum log_level level);
 void log_set_json(bool json);
-void log_set_role(const char *role);     /* printed with each line; NULL for none */
-void log_add_secret(const char *secret); /* copies; shorter than 6 characters is ignored */
+void log_set_role(const char *role);        /* printed with each line; NULL for none */
+void log_add_secret(const char *secret);    /* copies; shorter than 6 characters is ignored */
 void log_forget_secret(const char *secret); /* one that is out of use; NULL is fine */
 /* Masks registered secrets in text, in place. */
 void log_mask(char *text);

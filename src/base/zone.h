@@ -16,9 +16,9 @@ bool zone_exists(const char *zone); /* an IANA name such as "America/New_York" *
 /* What the clock on the wall shows in that zone at that instant (seconds since 1970 UTC). */
 bool zone_civil(const char *zone, int64_t at, struct civil *out);
 
-/* The instants at which the clock may show a civil time: by its offset before and after the change of
- * the clocks that is less than a day away; the same one when there is none. Both of different ones
- * show a time that comes twice, neither shows one that is skipped. */
+/* The instants at which the clock may show a civil time: by its offset before and after the change
+ * of the clocks that is less than a day away; the same one when there is none. Both of different
+ * ones show a time that comes twice, neither shows one that is skipped. */
 struct zone_instants {
     int64_t early, late;
     bool early_shows, late_shows;

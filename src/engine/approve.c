@@ -250,8 +250,9 @@ static void on_answer(void *ctx, struct http_request *request)
         }
         trace_child(&trace);
         trace_write(&trace, text);
-        db_unit_addv(unit, "select approval_answer($1, $2, $3::json) from "
-                           "(select set_config('moonwright.trace', $4, true) offset 0) t",
+        db_unit_addv(unit,
+                     "select approval_answer($1, $2, $3::json) from "
+                     "(select set_config('moonwright.trace', $4, true) offset 0) t",
                      4, task, token, answer, text);
         pool_send(approvals->engine->db, unit, replied, visit);
     }

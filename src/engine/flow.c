@@ -1,5 +1,5 @@
-/* flow.c - an instance under flow control asks before its body goes on: whether its time has come, and
- * for a slot. What it is told is decided in schema/0021_flow.sql. */
+/* flow.c - an instance under flow control asks before its body goes on: whether its time has come,
+ * and for a slot. What it is told is decided in schema/0021_flow.sql. */
 #include "engine/instance_parts.h"
 
 static void answered(struct note *note)

@@ -116,8 +116,8 @@ static void committed(void *ctx, const struct db_reply *reply)
             log_warn("hooks", "webhook refused", "kind", delivery->kind, "why",
                      "its signed time is more than ten minutes away", NULL);
         } else {
-            log_debug("hooks", "webhook taken", "kind", delivery->kind, "trace",
-                      delivery->trace.id, "span", delivery->trace.span, NULL);
+            log_debug("hooks", "webhook taken", "kind", delivery->kind, "trace", delivery->trace.id,
+                      "span", delivery->trace.span, NULL);
         }
     } else {
         log_error("hooks", "webhook not taken", "kind", delivery->kind, "error",

@@ -108,8 +108,8 @@ static void leave_now(struct instance *in)
     struct note *note = note_new(in->leaving_kind, in->id, in);
     note->json = in->leaving_json;
     note->flow = in->flow > 0;
-    note->gated =
-        note->flow || (in->leaving_kind == NOTE_RELEASE && (in->watched || awaits_event(in)));
+    note->gated = note->flow ||
+                  (in->leaving_kind == NOTE_RELEASE && (in->watched || awaits_event(in)));
     note->done = left;
     note->ctx = in;
     in->leaving_json = NULL;

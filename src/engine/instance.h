@@ -24,8 +24,8 @@ struct instance_host {
 /* From a row of claim(). */
 struct instance *instance_start(struct instance_host *host, const struct db_reply *reply,
                                 int statement, int row);
-void instance_free(struct instance *instance);    /* drops it, writing nothing */
-void instance_discard(struct instance *instance); /* the same when the journal is gone */
+void instance_free(struct instance *instance);               /* drops it, writing nothing */
+void instance_discard(struct instance *instance);            /* the same when the journal is gone */
 bool instance_frees_others(const struct instance *instance); /* when it leaves: of a slot, say */
 const char *instance_id(const struct instance *instance);
 void instance_stop(void *instance, struct candidate *candidate); /* journal_events.stop */

@@ -32,7 +32,7 @@ struct journal {
     const struct engine *engine;
     struct journal_events events;
     struct loop_timer *retry, *again; /* for units; for a claim that was refused */
-    struct note *first, **end; /* queued */
+    struct note *first, **end;        /* queued */
     size_t queued;
     struct flight flights[FLIGHTS];
     size_t limit; /* instances per unit while one of them makes units fail */
@@ -287,7 +287,8 @@ static void give_up(struct journal *j, struct flight *f, const struct err *err)
     }
 }
 
-/* A step that is there already: the unit was written before, or somebody else wrote in its place. */
+/* A step that is there already: the unit was written before, or somebody else wrote in its place.
+ */
 static bool is_written_before(const struct flight *f, const struct err *err)
 {
     bool again = false;

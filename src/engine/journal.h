@@ -3,12 +3,12 @@
  *     note --added--> queued --unit sent--> flying --committed--> done(result)
  *                       ^---- refused, unsent, unknown: sent again ----'
  *
- * A unit is: fence, gate, steps, waits, releases, ends, the question for stops, and a claim for more.
- * Two may be under way, on one connection: the database does one while we do what the answer of the
- * other allows. They never hold notes of the same instance, so that one may fail and the other not,
- * in whatever order: notes of one instance stay in theirs. A unit whose outcome is unknown is sent
- * again, every statement of it finds what it did before; one that the database refuses is halved
- * until the instance whose data it is stands alone. */
+ * A unit is: fence, gate, steps, waits, releases, ends, the question for stops, and a claim for
+ * more. Two may be under way, on one connection: the database does one while we do what the answer
+ * of the other allows. They never hold notes of the same instance, so that one may fail and the
+ * other not, in whatever order: notes of one instance stay in theirs. A unit whose outcome is
+ * unknown is sent again, every statement of it finds what it did before; one that the database
+ * refuses is halved until the instance whose data it is stands alone. */
 #ifndef ENGINE_JOURNAL_H
 #define ENGINE_JOURNAL_H
 

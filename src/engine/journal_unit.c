@@ -160,7 +160,8 @@ static void add_finish(struct arena *arena, struct db_unit *unit, const char *me
     buf_fini(&results);
 }
 
-/* Tells flow control who may have been given back or ended in this unit: behind those statements. */
+/* Tells flow control who may have been given back or ended in this unit: behind those statements.
+ */
 static bool add_left(struct arena *arena, struct db_unit *unit, struct note *const *notes, size_t n)
 {
     const char **ids = arena_alloc(arena, (n + 1) * sizeof(char *));

@@ -5,7 +5,8 @@
  *
  * A finding is (kind, subject): the first time it makes a row of system_alerts, then it counts it
  * up, and when it is no longer found the row is resolved. What is older than anybody needs is
- * pruned, in small batches, and what was begun and left half is brought to its end. All limits here are real time. */
+ * pruned, in small batches, and what was begun and left half is brought to its end. All limits here
+ * are real time. */
 #include "engine/monitor.h"
 
 #include "base/log.h"

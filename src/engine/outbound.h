@@ -31,7 +31,7 @@ struct op {
     char *text;        // a recipient, a url, an answer: what this step needs later
     char *more;
     const char *provider;
-    struct trace trace;         // of the request under way: its span is ours
+    struct trace trace; // of the request under way: its span is ours
     char traceparent[TRACE_TEXT + 16];
     void (*step)(struct op *op); // what the timer does
 };

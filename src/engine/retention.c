@@ -4,8 +4,8 @@
  *                                        ^  |
  *                                        '--' a batch, and a pause of several times its length
  *
- * What goes when is said by schema/0024: each batch is one transaction. The pauses leave the database
- * to those who work: retention takes a fifth of one connection's time at most. */
+ * What goes when is said by schema/0024: each batch is one transaction. The pauses leave the
+ * database to those who work: retention takes a fifth of one connection's time at most. */
 #include "engine/retention.h"
 
 #include "base/clock.h"
@@ -37,8 +37,8 @@ static void rest(struct retention *r)
         char payloads[24], rows[24];
         snprintf(payloads, sizeof(payloads), "%lld", (long long)r->payloads);
         snprintf(rows, sizeof(rows), "%lld", (long long)r->rows);
-        log_info("retention", "removed what was kept long enough", "payloads", payloads, "rows", rows,
-                 NULL);
+        log_info("retention", "removed what was kept long enough", "payloads", payloads, "rows",
+                 rows, NULL);
     }
     r->at = 0;
     r->payloads = r->rows = 0;
@@ -101,8 +101,8 @@ static void take(void *ctx)
     if (r->at == REJECTS)
         db_unit_addv(unit, "select retain_rejects($1::int, $2::int)", 2, payloads, n);
     else
-        db_unit_addv(unit, "select retain($1, $2::int, $3::int, $4::int)", 4, walks[r->at], payloads,
-                     rows, n);
+        db_unit_addv(unit, "select retain($1, $2::int, $3::int, $4::int)", 4, walks[r->at],
+                     payloads, rows, n);
     r->asking = true;
     r->sent_ms = clock_mono_ms();
     pool_send(r->at == REJECTS ? r->engine->st : r->engine->db, unit, taken, r);

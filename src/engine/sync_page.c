@@ -220,7 +220,8 @@ static size_t utf8_length(const unsigned char *c, size_t left)
     return wrong ? 0 : n;
 }
 
-/* How many of the first bytes are nothing to look at: ASCII, no NUL, no backslash. Eight at a time. */
+/* How many of the first bytes are nothing to look at: ASCII, no NUL, no backslash. Eight at a time.
+ */
 static size_t plain_length(const char *text, size_t len)
 {
     const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;

@@ -208,8 +208,8 @@ static void enter(struct worker *w)
     char *pid = xprintf("%ld", (long)getpid());
     char *born = xprintf("%lld", (long long)process_born(getpid()));
     struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select worker_enter($1::uuid, $2, $3::int, $4::bigint, $5, $6::int, $7)",
-                 7, w->id, w->machine, pid, born, w->role, lease,
+    db_unit_addv(unit, "select worker_enter($1::uuid, $2, $3::int, $4::bigint, $5, $6::int, $7)", 7,
+                 w->id, w->machine, pid, born, w->role, lease,
                  page()->name[0] ? page()->name : w->role);
     db_unit_addv(unit,
                  "select id, pid, born from workflow_workers where machine = $1 "

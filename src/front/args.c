@@ -54,8 +54,8 @@ static bool chooses(const struct pattern *p, const char *value)
 static bool fits(const struct pattern *p, const char *what, const char *value, struct err *err)
 {
     if (is_choice(p))
-        return chooses(p, value) || err_set(err, ERR_INPUT, "%s is %.*s, not \"%s\"", what, p->len,
-                                            p->word, value);
+        return chooses(p, value) ||
+               err_set(err, ERR_INPUT, "%s is %.*s, not \"%s\"", what, p->len, p->word, value);
     if (p->len == 1 && p->word[0] == 'N') {
         char *end;
         long n = strtol(value, &end, 10);

@@ -31,14 +31,15 @@ struct verb {
     const char *words; /* the pattern of what follows; NULL: nothing */
     const char *says;
     const struct option *options; /* ended by one without a name; NULL: none */
-    ask_fn *ask;                  /* one of the two, or both: run first, which may leave it to ask */
+    ask_fn *ask; /* one of the two, or both: run first, which may leave it to ask */
     run_fn *run;
 };
 
 struct command {
     const char *name;
     const char *says;
-    const struct verb *verbs; /* ended by one without ask and run; the first is meant without a word */
+    const struct verb
+        *verbs;    /* ended by one without ask and run; the first is meant without a word */
     bool database; /* main starts the private PostgreSQL for it, and stops it afterwards */
 };
 

@@ -12,19 +12,21 @@
 static bool starts(struct ask *ask, struct err *err)
 {
     const char *limit = args_value(ask->args, "--limit");
-    return ask_rows(ask, "every start was made as it came", err,
-                    "select workflow, event, start, because, utc(at) as when, detail from start_list"
-                    " where ($1::text is null or event = $1) order by id desc limit $2::int",
-                    2, args_value(ask->args, "--type"), limit != NULL ? limit : "100");
+    return ask_rows(
+        ask, "every start was made as it came", err,
+        "select workflow, event, start, because, utc(at) as when, detail from start_list"
+        " where ($1::text is null or event = $1) order by id desc limit $2::int",
+        2, args_value(ask->args, "--type"), limit != NULL ? limit : "100");
 }
 
 static bool list(struct ask *ask, struct err *err)
 {
     const char *limit = args_value(ask->args, "--limit");
-    if (!ask_rows(ask, "no event yet", err,
-                  "select event, type, about, customer, \"of\", started, not_started from event_list"
-                  " where ($1::text is null or type = $1) order by settled desc limit $2::int",
-                  2, args_value(ask->args, "--type"), limit != NULL ? limit : "100"))
+    if (!ask_rows(
+            ask, "no event yet", err,
+            "select event, type, about, customer, \"of\", started, not_started from event_list"
+            " where ($1::text is null or type = $1) order by settled desc limit $2::int",
+            2, args_value(ask->args, "--type"), limit != NULL ? limit : "100"))
         return false;
     if (ask->json)
         return true;
@@ -119,10 +121,8 @@ static bool emit(struct ask *ask, struct err *err)
     return ok;
 }
 
-static const struct option list_options[] = {{"--type", "EVENT", "of this type"},
-                                             {"--limit", "N", "so many (100)"},
-                                             OPTION_JSON,
-                                             {0}};
+static const struct option list_options[] = {
+    {"--type", "EVENT", "of this type"}, {"--limit", "N", "so many (100)"}, OPTION_JSON, {0}};
 static const struct option json_options[] = {OPTION_JSON, {0}};
 static const struct option emit_options[] = {
     {"--customer", "ID", "about this customer, as the copy of ServiceTitan has them"},
@@ -130,8 +130,8 @@ static const struct option emit_options[] = {
     OPTION_JSON,
     {0}};
 static const struct verb verbs[] = {
-    {"list", NULL, "the newest events, what each started or why not, and what raised",
-     list_options, list, NULL},
+    {"list", NULL, "the newest events, what each started or why not, and what raised", list_options,
+     list, NULL},
     {"starts", NULL, "what didn't start, or not as it came, and why", list_options, starts, NULL},
     {"raised", NULL, "changes and events on which the company's Lua raised", json_options, raised,
      NULL},

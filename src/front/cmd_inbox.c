@@ -9,12 +9,13 @@
 
 static bool list(struct ask *ask, struct err *err)
 {
-    return ask_rows(ask, "nobody is asked anything", err,
-                    "select id as task, kind || case when shadow then ' (shadow)' else '' end as kind,"
-                    " role as for, title as what, left(regexp_replace(note, '\\s+', ' ', 'g'), 60)"
-                    " as text, customer_id as customer, utc(due_at) as due, workflow"
-                    " from inbox order by due_at nulls last, created_at, id limit 500",
-                    0);
+    return ask_rows(
+        ask, "nobody is asked anything", err,
+        "select id as task, kind || case when shadow then ' (shadow)' else '' end as kind,"
+        " role as for, title as what, left(regexp_replace(note, '\\s+', ' ', 'g'), 60)"
+        " as text, customer_id as customer, utc(due_at) as due, workflow"
+        " from inbox order by due_at nulls last, created_at, id limit 500",
+        0);
 }
 
 /* {"approved", "by", "text", "note"}, to be freed. */
@@ -58,11 +59,11 @@ static const struct option answer_options[] = {{"--by", "NAME", "who says so"},
                                                {"--note", "TEXT", "a word on it"},
                                                OPTION_JSON,
                                                {0}};
-static const struct verb verbs[] = {
-    {"list", NULL, "what is open", list_options, list, NULL},
-    {"answer", "TASK yes|no|done", "an approval is answered yes or no, a to-do done",
-     answer_options, answer, NULL},
-    {0}};
+static const struct verb verbs[] = {{"list", NULL, "what is open", list_options, list, NULL},
+                                    {"answer", "TASK yes|no|done",
+                                     "an approval is answered yes or no, a to-do done",
+                                     answer_options, answer, NULL},
+                                    {0}};
 
 const struct command command_inbox = {"inbox", "what people are asked, and their answers", verbs,
                                       true};

@@ -1,7 +1,9 @@
-/* cmd_instances.c - `moonwright instances`: find them, look at one, and tell one or many what to do.
+/* cmd_instances.c - `moonwright instances`: find them, look at one, and tell one or many what to
+ * do.
  *
- * Many are chosen by what a list is filtered by. They are read once, counted and agreed to, and then
- * told in batches, each a unit; each answers for itself, and one that has moved on is left alone. */
+ * Many are chosen by what a list is filtered by. They are read once, counted and agreed to, and
+ * then told in batches, each a unit; each answers for itself, and one that has moved on is left
+ * alone. */
 #include "front/ask.h"
 
 #include "base/buf.h"
@@ -16,19 +18,21 @@
 
 enum { BATCH = 100, BULK_MOST = 100000, BUSY_TRIES = 300 };
 
-#define STATES                                                                                    \
+#define STATES \
     "pending|running|sleeping|waiting|stopping|stuck|paused|live|done|stopped|failed|cancelled"
-#define FILTERS                                                                                   \
-    {"--state", STATES, "live: all that have not ended"},                                         \
-        {"--workflow", "WORKFLOW", "of this workflow"},                                           \
-        {"--mode", "live|shadow", "that send, or that don't"},                                    \
-        {"--customer", "TEXT", "part of a name or e-mail, or an id"},                             \
-        {"--phone", "TEXT", "part of a number"},                                                  \
-        {"--address", "TEXT", "part of a street, city or ZIP"},                                   \
-        {"--job", "TEXT", "part of a job's number"},                                              \
-        {"--estimate", "TEXT", "part of an estimate's number or name"},                           \
-        {"--error", "TEXT", "part of what is wrong, or why it ended"},                            \
-        {"--since", "TIME", "started since: 2026-06-01, or 7d ago"}
+#define FILTERS                                                         \
+    {"--state", STATES, "live: all that have not ended"},               \
+        {"--workflow", "WORKFLOW", "of this workflow"},                 \
+        {"--mode", "live|shadow", "that send, or that don't"},          \
+        {"--customer", "TEXT", "part of a name or e-mail, or an id"},   \
+        {"--phone", "TEXT", "part of a number"},                        \
+        {"--address", "TEXT", "part of a street, city or ZIP"},         \
+        {"--job", "TEXT", "part of a job's number"},                    \
+        {"--estimate", "TEXT", "part of an estimate's number or name"}, \
+        {"--error", "TEXT", "part of what is wrong, or why it ended"},  \
+    {                                                                   \
+        "--since", "TIME", "started since: 2026-06-01, or 7d ago"       \
+    }
 
 static const struct option list_options[] = {
     FILTERS,
@@ -56,9 +60,9 @@ static void put(struct buf *out, const char *key, const char *value)
 }
 
 static const char *const searched[] = {"--customer", "--phone", "--address", "--job", "--estimate"};
-static const char *const filters[] = {"--state", "--workflow", "--mode",     "--customer",
-                                      "--phone", "--address",  "--job",      "--estimate",
-                                      "--error"};
+static const char *const filters[] = {"--state",    "--workflow", "--mode",
+                                      "--customer", "--phone",    "--address",
+                                      "--job",      "--estimate", "--error"};
 
 /* Ids of what is searched for by name, from the copy of ServiceTitan; NULL without a search. */
 static bool find_known(struct ask *ask, const char *text, char **known, struct err *err)
@@ -89,10 +93,10 @@ static bool read_since(struct ask *ask, char **since, struct err *err)
         return true;
     if (!ask_value(ask, since, err, "select since_of($1)", 1, text))
         return false;
-    return *since != NULL ||
-           err_set(err, ERR_REFUSED, "--since takes a time (2026-06-01, 2026-06-01T14:00:00Z) or an"
+    return *since != NULL || err_set(err, ERR_REFUSED,
+                                     "--since takes a time (2026-06-01, 2026-06-01T14:00:00Z) or an"
                                      " age (90m, 12h, 7d), not \"%s\"",
-                   text);
+                                     text);
 }
 
 /* The question to instances_found(), to be freed. */
@@ -130,7 +134,8 @@ static bool list(struct ask *ask, struct err *err)
     limit = limit != NULL ? limit : "50";
     if (!question(ask, args_word(args, 0), limit, after, args_has(args, "--newest"), &q, err))
         return false;
-    bool ok = ask_rows(ask, "no such instance", err, "select * from instances_list($1::json)", 1, q);
+    bool ok = ask_rows(ask, "no such instance", err, "select * from instances_list($1::json)", 1,
+                       q);
     const char *last;
     if (ok && !ask->json && session_printed(ask->session, &last) == atoi(limit))
         printf("\nthe next ones: --after %s\n", last);
@@ -290,8 +295,9 @@ static void print_plan(const struct json *plan)
     int64_t kept = 0, children = 0;
     json_int(plan, "kept", &kept);
     json_int(plan, "children", &children);
-    fprintf(stderr, "%s begins again at %s: %lld steps before it stay as they are,"
-                    " %zu are dropped and run anew.\n",
+    fprintf(stderr,
+            "%s begins again at %s: %lld steps before it stay as they are,"
+            " %zu are dropped and run anew.\n",
             json_text(plan, "instance"), json_text(plan, "step"), (long long)kept,
             json_count(plan, "dropped"));
     for (size_t i = 0; i < json_count(plan, "sent"); i++) {
@@ -310,8 +316,8 @@ static void print_plan(const struct json *plan)
                 (long long)children);
 }
 
-/* The plan as one that can be carried out; NULL: err says why not. One that a worker holds is paused
- * first, and waited for. */
+/* The plan as one that can be carried out; NULL: err says why not. One that a worker holds is
+ * paused first, and waited for. */
 static char *plan_of(struct ask *ask, const char *id, struct err *err)
 {
     const struct timespec moment = {0, 100000000};
@@ -357,7 +363,8 @@ static bool restart_one(struct ask *ask, const char *prefix, struct buf *out, st
         stops = fleet_stops(ask->front, ask->session, id, err);
         ok = stops != NULL;
     }
-    ok = ok && ask_value(ask, &done, err, "select restart_instance($1::json, $2::json)", 2, plan, stops);
+    ok = ok &&
+         ask_value(ask, &done, err, "select restart_instance($1::json, $2::json)", 2, plan, stops);
     if (ok && (done == NULL || done[0] != 't'))
         ok = err_set(err, ERR_REFUSED, "%s has gone on meanwhile: nothing was changed, look again",
                      id);

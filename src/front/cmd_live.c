@@ -28,9 +28,9 @@ static bool live(struct ask *ask, struct err *err)
 }
 
 static const struct option options[] = {OPTION_JSON, {0}};
-static const struct verb verbs[] = {
-    {NULL, "[on|off]", "whether new instances really send; without a word: say so", options, live,
-     NULL},
-    {0}};
+static const struct verb verbs[] = {{NULL, "[on|off]",
+                                     "whether new instances really send; without a word: say so",
+                                     options, live, NULL},
+                                    {0}};
 
 const struct command command_live = {"live", "whether new instances really send", verbs, true};

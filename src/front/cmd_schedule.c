@@ -38,8 +38,8 @@ static void show_local(const char *zone, int64_t at, char out[48])
     static const char *const days[] = {"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"};
     struct civil c;
     must(zone_civil(zone, at, &c));
-    snprintf(out, 48, "%s %04d-%02d-%02d %02d:%02d %c%02d:%02d", days[c.weekday - 1], c.year, c.month,
-             c.day, c.hour, c.minute, c.offset < 0 ? '-' : '+', abs(c.offset) / 3600,
+    snprintf(out, 48, "%s %04d-%02d-%02d %02d:%02d %c%02d:%02d", days[c.weekday - 1], c.year,
+             c.month, c.day, c.hour, c.minute, c.offset < 0 ? '-' : '+', abs(c.offset) / 3600,
              abs(c.offset) / 60 % 60);
 }
 
@@ -68,7 +68,8 @@ static void explain(const char *zone, const struct cron_fire *fire, char out[120
         snprintf(out, 120, "the clocks skip %02d:%02d on that day: later by the gap", minute / 60,
                  minute % 60);
     else if (fire->note == CRON_SKIPPED)
-        snprintf(out, 120, "the clocks skip %02d:%02d on that day: no fire", minute / 60, minute % 60);
+        snprintf(out, 120, "the clocks skip %02d:%02d on that day: no fire", minute / 60,
+                 minute % 60);
     else if (fire->note != CRON_PLAIN)
         snprintf(out, 120, "this time comes twice: the %s",
                  fire->note == CRON_FIRST ? "first" : "second");
@@ -93,8 +94,10 @@ static bool read_plan(const struct plan *plan, struct cron *cron, struct cron_po
     if (fold < 0)
         return err_set(err, ERR_INPUT, "--fold is first, last or both");
     if (!zone_exists(plan->zone))
-        return err_set(err, ERR_INPUT, "there is no time zone \"%s\"; write one such as "
-                                       "America/New_York", plan->zone);
+        return err_set(err, ERR_INPUT,
+                       "there is no time zone \"%s\"; write one such as "
+                       "America/New_York",
+                       plan->zone);
     *policy = (struct cron_policy){.gap = gap, .fold = fold};
     return cron_parse(plan->cron, cron, err);
 }
@@ -110,8 +113,10 @@ static bool read_time(const char *text, const char *zone, int64_t *at, struct er
     if ((parts != 3 && parts < 5) || (text[end] && !in_utc) || c.month < 1 || c.month > 12 ||
         c.day < 1 || c.day > 31 || c.hour > 23 || c.minute > 59 || c.second > 59 ||
         !zone_instant(in_utc ? "UTC" : zone, &c, at))
-        return err_set(err, ERR_INPUT, "\"%s\" is no time; write 2026-03-08, \"2026-03-08 01:30\" or "
-                                       "2026-03-08T06:30:00Z", text);
+        return err_set(err, ERR_INPUT,
+                       "\"%s\" is no time; write 2026-03-08, \"2026-03-08 01:30\" or "
+                       "2026-03-08T06:30:00Z",
+                       text);
     return true;
 }
 
@@ -145,8 +150,8 @@ static void add_fire(struct buf *out, const struct plan *plan, const struct cron
     show_iso("UTC", fire->at, utc);
     explain(plan->zone, fire, note);
     if (!json) {
-        buf_printf(out, "%-28s  %-20s%s%s\n", fires ? local : "-", fires ? utc : "-", *note ? "  " : "",
-                   note);
+        buf_printf(out, "%-28s  %-20s%s%s\n", fires ? local : "-", fires ? utc : "-",
+                   *note ? "  " : "", note);
         return;
     }
     buf_addc(out, '{');
@@ -254,9 +259,10 @@ static void add_row(struct buf *out, const struct db_reply *reply, int row, bool
     }
     if (!json) {
         char *lateness = late ? xprintf("%.1f s", (double)db_int(reply, 0, row, 9) / 1000) : NULL;
-        buf_printf(out, "%-24s  %-16s  %-20s  %-8s  %-7s  %-28s  %s%s\n", db_value(reply, 0, row, 0),
-                   plan.cron, last ? last : "none yet", late ? lateness : "",
-                   db_value(reply, 0, row, 10), local, utc, due ? " (due)" : "");
+        buf_printf(out, "%-24s  %-16s  %-20s  %-8s  %-7s  %-28s  %s%s\n",
+                   db_value(reply, 0, row, 0), plan.cron, last ? last : "none yet",
+                   late ? lateness : "", db_value(reply, 0, row, 10), local, utc,
+                   due ? " (due)" : "");
         free(lateness);
         return;
     }

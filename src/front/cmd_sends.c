@@ -8,11 +8,12 @@ static bool list(struct ask *ask, struct err *err)
 {
     bool held = args_has(ask->args, "--held");
     const char *limit = args_value(ask->args, "--limit");
-    return ask_rows(ask, held ? "nothing is held or in doubt" : "nothing was sent yet", err,
-                    "select send, workflow, by, \"to\", state, why, status, utc(at) as when, instance"
-                    " from send_list where not $1::boolean or state in ('in_doubt', 'held', 'intent')"
-                    " order by at desc, send desc limit $2::int",
-                    2, held ? "true" : "false", limit != NULL ? limit : "200");
+    return ask_rows(
+        ask, held ? "nothing is held or in doubt" : "nothing was sent yet", err,
+        "select send, workflow, by, \"to\", state, why, status, utc(at) as when, instance"
+        " from send_list where not $1::boolean or state in ('in_doubt', 'held', 'intent')"
+        " order by at desc, send desc limit $2::int",
+        2, held ? "true" : "false", limit != NULL ? limit : "200");
 }
 
 static bool settle(struct ask *ask, struct err *err)

@@ -20,10 +20,10 @@ static bool signal_it(struct ask *ask, struct err *err)
 }
 
 static const struct option options[] = {OPTION_JSON, {0}};
-static const struct verb verbs[] = {
-    {NULL, "ID NAME [JSON]", "send an event signal_NAME, with data, to one instance", options,
-     signal_it, NULL},
-    {0}};
+static const struct verb verbs[] = {{NULL, "ID NAME [JSON]",
+                                     "send an event signal_NAME, with data, to one instance",
+                                     options, signal_it, NULL},
+                                    {0}};
 
 const struct command command_signal = {"signal", "send an event signal_NAME to one instance", verbs,
                                        true};

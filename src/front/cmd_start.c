@@ -1,4 +1,5 @@
-/* cmd_start.c - `moonwright start`: an instance of a workflow, for a customer or for a given event. */
+/* cmd_start.c - `moonwright start`: an instance of a workflow, for a customer or for a given event.
+ */
 #include "front/ask.h"
 
 #include "base/mem.h"
@@ -61,7 +62,8 @@ static bool start(struct ask *ask, struct err *err)
                args_word(ask->args, 0), outcome != NULL ? outcome : "asked");
     else if (ok)
         printf("%s  %s: %s\n", id, args_word(ask->args, 0),
-               outcome != NULL ? outcome : "asked for; it starts when `moonwright run` comes to it");
+               outcome != NULL ? outcome
+                               : "asked for; it starts when `moonwright run` comes to it");
     free(outcome);
     free(id);
     free(e);

@@ -1,5 +1,5 @@
-/* cmd_status.c - `moonwright status`: how much of everything there is, what the workers did and what
- * waits for them, and what needs a person. */
+/* cmd_status.c - `moonwright status`: how much of everything there is, what the workers did and
+ * what waits for them, and what needs a person. */
 #include "front/ask.h"
 
 #include "base/buf.h"

@@ -73,8 +73,8 @@ static int sync_now(struct front *front, const struct args *args)
     engine.fetcher = fetcher_new(loop, &fetching.err);
     struct sync_run *run = NULL;
     if (engine.fetcher != NULL)
-        run = sync_run_once(&engine, entities, count, args_has(args, "--full"), on_progress, on_done, &fetching,
-                            &fetching.err);
+        run = sync_run_once(&engine, entities, count, args_has(args, "--full"), on_progress,
+                            on_done, &fetching, &fetching.err);
     if (run != NULL)
         loop_run(loop);
     if (engine.fetcher != NULL)
@@ -86,8 +86,8 @@ static int sync_now(struct front *front, const struct args *args)
     return run == NULL || fetching.failed ? front_fail(&fetching.err) : EXIT_OK;
 }
 
-static const struct option options[] = {
-    {"--full", NULL, "everything, not only what has changed"}, {0}};
+static const struct option options[] = {{"--full", NULL, "everything, not only what has changed"},
+                                        {0}};
 static const struct verb verbs[] = {
     {NULL, "[ENTITY...]", "fetch from ServiceTitan now: all, or these", options, NULL, sync_now},
     {0}};

@@ -111,11 +111,12 @@ static bool show(struct ask *ask, struct err *err)
         return false;
     snprintf(id, sizeof(id), "%d", found.id);
     if (ask->json)
-        return ask_rows(ask, NULL, err,
-                        "select d.name as workflow, d.version, d.active, d.sha256, d.trusted, d.api,"
-                        " utc(d.activated_at) as since, d.declaration, d.files"
-                        " from workflow_definitions d where d.id = $1::int",
-                        1, id);
+        return ask_rows(
+            ask, NULL, err,
+            "select d.name as workflow, d.version, d.active, d.sha256, d.trusted, d.api,"
+            " utc(d.activated_at) as since, d.declaration, d.files"
+            " from workflow_definitions d where d.id = $1::int",
+            1, id);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(
         unit,
@@ -232,8 +233,9 @@ static bool go_through(struct ask *ask, const char *sql, long *count, struct err
     snprintf(most, sizeof(most), "%d", PAUSE_BATCH);
     do {
         if (!ask_value(ask, &n, err, sql, 1, most))
-            return err_wrap(err, "after %ld instances; the rest is done by the monitor, or by saying"
-                                 " it again",
+            return err_wrap(err,
+                            "after %ld instances; the rest is done by the monitor, or by saying"
+                            " it again",
                             *count);
         now = strtol(n, NULL, 10);
         free(n);
@@ -257,8 +259,8 @@ static bool pause(struct ask *ask, struct err *err)
     bool news = changed[0] == 't';
     free(changed);
     if (ask->json)
-        printf("{\"workflow\": \"%s\", \"paused\": %s, \"changed\": %s, \"instances\": %ld}\n", name,
-               pauses ? "true" : "false", news ? "true" : "false", count);
+        printf("{\"workflow\": \"%s\", \"paused\": %s, \"changed\": %s, \"instances\": %ld}\n",
+               name, pauses ? "true" : "false", news ? "true" : "false", count);
     else if (pauses)
         printf("%s is paused%s: %ld instances are held, new ones wait\n", name,
                news ? "" : " already", count);
@@ -277,14 +279,14 @@ static const struct option migrate_options[] = {
     {"--instance", "ID", "only this one"},
     {0}};
 static const struct verb verbs[] = {
-    {"list", NULL, "what is in force, how many live, what is paused, what is refused",
-     json_options, list, NULL},
+    {"list", NULL, "what is in force, how many live, what is paused, what is refused", json_options,
+     list, NULL},
     {"refused", NULL, "files that are refused as they are now", json_options, refused, NULL},
     {"show", "WORKFLOW [VERSION]", "a version and its files", json_options, show, NULL},
     {"diff", "WORKFLOW [FROM] [TO]", "what changed between two versions", NULL, diff, NULL},
     {"pause", "WORKFLOW",
-     "what starts waits, what lives is held before its next step, stops still end it",
-     json_options, pause, NULL},
+     "what starts waits, what lives is held before its next step, stops still end it", json_options,
+     pause, NULL},
     {"resume", "WORKFLOW", "let all that was held with it go on, and what waited start",
      json_options, pause, NULL},
     {"activate", "WORKFLOW VERSION", "put a version in force, until its file is saved",

@@ -16,8 +16,8 @@ struct front {
     bool private_server; /* DATABASE_URL was derived: PostgreSQL is ours */
 };
 
-/* Exit codes. REFUSED: as things stand it can't be done, or not with all that were named; AGAIN: the
- * database is away. */
+/* Exit codes. REFUSED: as things stand it can't be done, or not with all that were named; AGAIN:
+ * the database is away. */
 enum {
     EXIT_OK = 0,
     EXIT_FAILED = 1,
@@ -38,8 +38,8 @@ struct ask {
 
 extern const struct command command_run, command_migrate, command_config, command_sync,
     command_sends, command_live, command_workflows, command_instances, command_events,
-    command_status, command_watch, command_signal, command_inbox, command_start,
-    command_schedule, command_completion;
+    command_status, command_watch, command_signal, command_inbox, command_start, command_schedule,
+    command_completion;
 
 /* Prints "moonwright: <message>" for the person who reads it; returns the exit code for it. */
 int front_fail(const struct err *err);

@@ -30,9 +30,9 @@
 #include <unistd.h>
 
 #define HEARTBEAT_MS 4000 /* at most: a quarter of the silence that ends us */
-#define CLOSE_MS 3000 /* for the last units, at the end */
-#define LAGS 4 /* the lag of so many beats is shown: a quarter of a minute */
-#define LOST_MS 10000 /* for the last answers, without a lease */
+#define CLOSE_MS 3000     /* for the last units, at the end */
+#define LAGS 4            /* the lag of so many beats is shown: a quarter of a minute */
+#define LOST_MS 10000     /* for the last answers, without a lease */
 
 struct role {
     struct engine engine;
@@ -263,8 +263,7 @@ static bool open_role(struct role *r, struct front *front, const char *role, str
         r->retention = retention_start(&r->engine);
     } else if (strcmp(role, "web") == 0) {
         return open_web(r, front, err);
-    }
-    else
+    } else
         return open_sync(r, err);
     return true;
 }

@@ -121,8 +121,10 @@ void workflow_role_count(const struct workflow_role *role, struct figures *figur
 {
     if (role->detect != NULL) {
         struct detect_stats stats = detect_stats(role->detect);
-        figures->stages[STAGE_DETECT] = (struct stage_figures){
-            .claimed = stats.read, .settled = stats.changes + stats.arrivals, .failed = stats.errors};
+        figures->stages[STAGE_DETECT] = (struct stage_figures){.claimed = stats.read,
+                                                               .settled = stats.changes +
+                                                                          stats.arrivals,
+                                                               .failed = stats.errors};
         figures->events = stats.events;
         figures->started = stats.started;
     }

@@ -150,7 +150,8 @@ static void print_rows(void *ctx, const struct db_reply *reply)
         putchar('\n');
     }
     free(room);
-    snprintf(printing->session->last, sizeof(printing->session->last), "%s", cell(reply, rows - 1, 0));
+    snprintf(printing->session->last, sizeof(printing->session->last), "%s",
+             cell(reply, rows - 1, 0));
 }
 
 int session_printed(const struct session *session, const char **last)

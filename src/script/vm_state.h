@@ -34,8 +34,8 @@ struct vm {
 
 struct vm *vm_of(lua_State *L);
 
-/* limits.c. Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the CPU the
- * task has used before, or -1 for a call, which has no total. */
+/* limits.c. Begins and ends a run of Lua on a thread of this vm: arms the limits. used_us is the
+ * CPU the task has used before, or -1 for a call, which has no total. */
 void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us);
 /* Returns the CPU that the task has used in all; vm->killed tells whether it exceeded a limit. */
 int64_t vm_leave(struct vm *vm);
@@ -43,8 +43,8 @@ int64_t vm_leave(struct vm *vm);
 void vm_give(struct vm *vm, size_t bytes);
 /* Starts the clock that all runs of this process are watched by; once is enough. */
 bool limits_start(struct err *err);
-void limits_open(lua_State *L);          /* makes `coroutine` known to the limits; may raise */
-void limits_filled(struct heap *heap);   /* heap.filled of a vm */
+void limits_open(lua_State *L);        /* makes `coroutine` known to the limits; may raise */
+void limits_filled(struct heap *heap); /* heap.filled of a vm */
 
 /* Pushes the function of the main module; raises when there is none. */
 void vm_push_function(lua_State *L, const char *name);

@@ -67,8 +67,8 @@ static struct civil civil(const char *zone, int64_t at)
     return c;
 }
 
-/* Whether something fires at an instant, from the instant's side: by its own time on the clock, or by
- * the one that the clock would show if it had not been put forward less than the gap ago. */
+/* Whether something fires at an instant, from the instant's side: by its own time on the clock, or
+ * by the one that the clock would show if it had not been put forward less than the gap ago. */
 static bool fires(const struct cron *cron, const char *zone, struct cron_policy policy, int64_t at)
 {
     enum { DAY = 86400 };
@@ -103,8 +103,8 @@ static void check(const struct cron *cron, const char *zone, struct cron_policy 
     struct cron_fire next;
     bool found = cron_next(cron, zone, policy, after, &next);
     int64_t until = found ? next.at : after + 3700;
-    must(!found || (next.at > after &&
-                    fires(cron, zone, policy, next.at) == (next.note != CRON_SKIPPED)));
+    must(!found ||
+         (next.at > after && fires(cron, zone, policy, next.at) == (next.note != CRON_SKIPPED)));
     for (int64_t at = after + 1; at < until && at < after + 3700; at++)
         must(!fires(cron, zone, policy, at));
 }

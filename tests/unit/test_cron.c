@@ -141,12 +141,15 @@ static void test_what_an_author_says_of_changes(void **state)
     (void)state;
     const char *ny = "America/New_York", *howe = "Australia/Lord_Howe";
     const int spring[] = {2026, 3, 7, 9}, autumn[] = {2026, 10, 31, 32};
-    fires("30 2 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, spring, "07 02:30, 08 03:30>, 09 02:30");
-    fires("30 2 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, spring, "07 02:30, 08 03:30x, 09 02:30");
+    fires("30 2 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, spring,
+          "07 02:30, 08 03:30>, 09 02:30");
+    fires("30 2 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, spring,
+          "07 02:30, 08 03:30x, 09 02:30");
     fires("30 1 * * *", ny, CRON_GAP_SKIP, CRON_FOLD_FIRST, spring, "07 01:30, 08 01:30, 09 01:30");
     fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_FIRST, autumn, "31 01:30, 01 01:301");
     fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_LAST, autumn, "31 01:30, 01 01:302");
-    fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_BOTH, autumn, "31 01:30, 01 01:301, 01 01:302");
+    fires("30 1 * * *", ny, CRON_GAP_NEXT, CRON_FOLD_BOTH, autumn,
+          "31 01:30, 01 01:301, 01 01:302");
     fires("30 2 * * *", "America/Phoenix", CRON_GAP_SKIP, CRON_FOLD_LAST, spring,
           "07 02:30, 08 02:30, 09 02:30");
     // What falls together is one fire; what is moved stands in the order of time.

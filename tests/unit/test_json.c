@@ -230,18 +230,19 @@ static void the_canonical_text_reads_back_the_same(void **state)
 static void size_makes_no_difference(void **state)
 {
     (void)state;
-    assert_string_equal("fine", lua("for n = 0, 70 do "
-                                    "  local list, map, text = {}, {}, {} "
-                                    "  for i = 1, n do list[i] = i map['k' .. i] = { i } "
-                                    "    text[#text + 1] = i "
-                                    "    if i % 3 == 0 then text[#text + 1] = 'null' end end "
-                                    "  local a = host.json.decode('[' .. table.concat(text, ',') .. ']') "
-                                    "  assert(#a == n and host.json.is_array(a)) "
-                                    "  for i = 1, n do assert(a[i] == i) end "
-                                    "  local again = host.json.decode(host.json.encode(map)) "
-                                    "  for k, v in pairs(map) do assert(again[k][1] == v[1]) end "
-                                    "  for k in pairs(again) do assert(map[k]) end "
-                                    "end return 'fine'"));
+    assert_string_equal("fine",
+                        lua("for n = 0, 70 do "
+                            "  local list, map, text = {}, {}, {} "
+                            "  for i = 1, n do list[i] = i map['k' .. i] = { i } "
+                            "    text[#text + 1] = i "
+                            "    if i % 3 == 0 then text[#text + 1] = 'null' end end "
+                            "  local a = host.json.decode('[' .. table.concat(text, ',') .. ']') "
+                            "  assert(#a == n and host.json.is_array(a)) "
+                            "  for i = 1, n do assert(a[i] == i) end "
+                            "  local again = host.json.decode(host.json.encode(map)) "
+                            "  for k, v in pairs(map) do assert(again[k][1] == v[1]) end "
+                            "  for k in pairs(again) do assert(map[k]) end "
+                            "end return 'fine'"));
     says("{\"a\":1,\"b\":0,\"a\":2}", "{\"a\":2,\"b\":0}");
     assert_string_equal("nil", lua("return tostring(host.json.decode('{\"a\":1,\"a\":null}').a)"));
     refuses("[\"\\udc00\"]", 10, "unicode escape");

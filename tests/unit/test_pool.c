@@ -115,7 +115,8 @@ static void test_what_is_sent_in_order_is_done_in_order_and_holds_up_nobody(void
     run_for(f->loop, 100);
     assert_string_equal(f->value, "at once");
     assert_true(run_until(f->loop, pool_empty, f, 10000));
-    assert_string_equal(ask(f, "select bool_and(n = k - 1) and count(*) = 20 from pool_order"), "t");
+    assert_string_equal(ask(f, "select bool_and(n = k - 1) and count(*) = 20 from pool_order"),
+                        "t");
     ask(f, "drop table pool_order");
 }
 

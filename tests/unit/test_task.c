@@ -196,9 +196,11 @@ static void each_coroutine_has_a_burst_of_its_own(void **state)
     f->vm = vm_new(f->loop,
                    &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .burst_ms = 100},
                    NULL);
-    start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
-             "local co = coroutine.create(function() while true do work(500000) coroutine.yield() end end) "
-             "for i = 1, 30 do assert(coroutine.resume(co)) end return 'fine'");
+    start(
+        f,
+        "local function work(n) for i = 1, n do local _ = i // 3 end end "
+        "local co = coroutine.create(function() while true do work(500000) coroutine.yield() end end) "
+        "for i = 1, 30 do assert(coroutine.resume(co)) end return 'fine'");
     ends(f, TASK_RETURNED, "fine");
     start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
              "for i = 1, 200 do work(500000) end return 'fine'");
