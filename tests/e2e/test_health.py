@@ -147,13 +147,11 @@ class CatchUpTest(Web):
 
         def look():
             try:
-                return self.json("/readyz")
-            except OSError:
+                status, answer = self.json("/readyz")
+            except OSError:  # it doesn't listen yet
                 return None
-        until(lambda: bool(look()), True, 30, "listens")
-        status, answer = look()
-        self.assertEqual((503, False, {"workflow": False, "web": True}),
-                         (status, answer["caught_up"], answer["roles"]))
+            return status, answer["caught_up"], answer["roles"]
+        until(look, (503, False, {"workflow": False, "web": True}), 30, "not ready")
         self.assertGreater(prometheus.total(self.metrics(), "moonwright_stage_lag_seconds", stage="detect"), 0)
         # Somewhere else the role comes up, with a folder of its own, and does what waited.
         environment = dict(self.environment, MOONWRIGHT_DATA=os.path.join(self.folder, "elsewhere"))
