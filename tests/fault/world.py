@@ -232,7 +232,7 @@ class World:
             process = subprocess.Popen(
                 self.program + ["run", "--role", self.roles, "--workers", str(workers)],
                 cwd=self.folder, env=dict(self.environment, **(more or {})), stdout=log, stderr=log,
-                preexec_fn=with_us)
+                preexec_fn=with_us, start_new_session=True)
         self.processes.append(process)
         self.kept = process if keep else None
         return process
@@ -424,10 +424,11 @@ class World:
 
     def close(self):
         for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-                process.wait()
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # what faketime started outlives it
+            except ProcessLookupError:
+                pass
+            process.wait()
         for connection in self.connections.values():
             connection.close()
         drop(self.name)
