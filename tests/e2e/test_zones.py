@@ -17,6 +17,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from database import ROOT, SERVER, Connection, DatabaseTest, literal  # noqa: E402
 
 LUA = os.environ.get("LUA", "lua5.4")
+PRELOAD = {"LD_PRELOAD": os.environ["LUA_PRELOAD"], "ASAN_OPTIONS": "detect_leaks=0"} \
+    if os.environ.get("LUA_PRELOAD") else {}   # the interpreter isn't built with ASan
 PROGRAM = os.environ.get("MOONWRIGHT_PROGRAM", "")
 US = ("America/New_York", "America/Chicago", "America/Denver", "America/Los_Angeles", "America/Anchorage",
       "America/Indiana/Indianapolis", "America/Phoenix", "Pacific/Honolulu")
@@ -103,6 +105,7 @@ class ZonesTest(unittest.TestCase):
     def ours(self, questions):
         said = subprocess.run([LUA, os.path.join(ROOT, "tests", "support", "time_words.lua")],
                               input="\n".join("\t".join(q) for q in questions), text=True, check=True,
+                              env=dict(os.environ, **PRELOAD),
                               stdout=subprocess.PIPE, timeout=200).stdout
         return said.split("\n")[:-1]
 
