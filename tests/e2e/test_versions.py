@@ -111,7 +111,7 @@ class Refusals(Case):
         tree = Tree(self, "workflows")
         for name, text in {
                 "endless": "local n = 0\nwhile true do n = n + 1 end",
-                "huge": "local t = {}\nfor i = 1, 1e9 do t[i] = ('x'):rep(1e5 + i) end",
+                "huge": "local t, x = {}, ('x'):rep(1000)\nfor i = 1, 1e9 do t[i] = x:rep(900 + i % 100) end",
                 "event": 'return workflow {\n  on = "estimate_creatd",\n  run = function(e) end }',
                 "field": workflow(more="\n  stopwhen = {},"),
                 "kind": workflow(more='\n  history = "yes",'),
