@@ -26,14 +26,6 @@ FAILS = """return workflow { on = "fails", class = "transactional",
   run = function(e) error("no \\"luck\\"") end }"""
 CALLS = """return workflow { on = "calls", class = "transactional",
   run = function(e) lender.rate {} lender.apply {} end }"""
-LENDER = """return actions {
-  apply = { effect = "once", in_doubt = "drop", args = {}, run = function(a, key)
-    return http.post { url = "%(url)s/apply", json = { reference = key } }.json
-  end },
-  rate = { effect = "read", args = {}, run = function()
-    return http.get { url = "%(url)s/rate" }.json
-  end },
-}"""
 
 
 class Web(daemon.DaemonTest):
@@ -178,7 +170,7 @@ class MetricsTest(Web):
         cls.addClassCleanup(cls.lender.close)
         cls.settings = dict(cls.settings, MOONWRIGHT_HTTP_HOSTS=cls.lender.url.rpartition("/")[2])
         super().setUpClass()
-        cls.write("actions/lender.lua", LENDER % {"url": cls.lender.url})
+        cls.write("actions/lender.lua", daemon.LENDER % {"url": cls.lender.url})
         cls.write("calls.lua", CALLS)
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name = 'calls'"), "1", 30, "loaded")
         cls.command("live", "on")

@@ -30,14 +30,6 @@ CALLS = """return workflow { on = "%s", class = "transactional",
     sms.send { to = e.customer, text = "Hello" }
     error("in the end")
   end }"""
-LENDER = """return actions {
-  apply = { effect = "once", in_doubt = "drop", args = {}, run = function(a, key)
-    return http.post { url = "%(url)s/apply", json = { reference = key } }.json
-  end },
-  rate = { effect = "read", args = {}, run = function()
-    return http.get { url = "%(url)s/rate" }.json
-  end },
-}"""
 
 
 class TraceTest(daemon.DaemonTest):
@@ -53,7 +45,7 @@ class TraceTest(daemon.DaemonTest):
             "TWILIO_PHONE_NUMBER": "+18005550100"}
         super().setUpClass()
         cls.command("live", "on")
-        cls.write("actions/lender.lua", LENDER % {"url": cls.lender.url})
+        cls.write("actions/lender.lua", daemon.LENDER % {"url": cls.lender.url})
         cls.write("replied.lua", CALLS % "customer_replied")
         cls.write("gone.lua", CALLS % "go")
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name in ('replied', 'gone')"),

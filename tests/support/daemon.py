@@ -27,6 +27,15 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+# Actions of a company that call a vendor of its own, %(url)s.
+LENDER = """return actions {
+  apply = { effect = "once", in_doubt = "drop", args = {}, run = function(a, key)
+    return http.post { url = "%(url)s/apply", json = { reference = key } }.json
+  end },
+  rate = { effect = "read", args = {}, run = function()
+    return http.get { url = "%(url)s/rate" }.json
+  end },
+}"""
 
 
 class DaemonTest(unittest.TestCase):
