@@ -159,6 +159,20 @@ static bool run_sql(struct session *session, const char *sql, session_fn *fn, vo
     return session_run(session, unit, fn, ctx, err);
 }
 
+/* What PostgreSQL says to the second of two that create a table at once: by how far the first was. */
+static bool is_there_already(const char *sqlstate)
+{
+    static const char *const states[] = {
+        "23505",  /* a row of its catalogue */
+        "42P07",  /* a table of that name */
+        "42710"}; /* a row type of that name */
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        if (strcmp(sqlstate, states[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* What is applied; two that create the table at once are told apart by trying again. */
 static bool read_applied(struct plan *plan, struct session *session, struct err *err)
 {
@@ -171,7 +185,7 @@ static bool read_applied(struct plan *plan, struct session *session, struct err 
                      " name text not null, sha256 text not null,"
                      " applied_at timestamptz not null default now())",
                      NULL, NULL, err);
-        if (!ok && strcmp(err->sqlstate, "23505") != 0 && strcmp(err->sqlstate, "42P07") != 0)
+        if (!ok && !is_there_already(err->sqlstate))
             return false;
     }
     if (!ok)
