@@ -59,7 +59,7 @@ static const char engine_checks[] =
     "  having count(*) > 0"
     " union all select 'stuck', coalesce(reason->>'code', 'unknown'), 'error', count(*) ||"
     "  ' instances are stuck: ' || coalesce(min(reason->>'message'), 'see `instances list`')"
-    "  from workflow_queue where state = 'stuck' group by 2"
+    "  from workflow_queue where reason is not null and state = 'stuck' group by 2"
     " union all select 'raised', coalesce(workflow, rule, 'detection'), 'error', count(*) ||"
     "  ' changes raised: ' || min(message) from detect_errors where resolved_at is null group by 2"
     " union all select 'sends', 'held', 'error', count(*) || ' sends wait for a person: see"

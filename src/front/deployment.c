@@ -16,7 +16,7 @@ static const char SQL_BACKLOG[] =
     "select stage, waiting, coalesce(extract(epoch from oldest), 0) from engine_backlog()";
 static const char SQL_STUCK[] =
     "select coalesce(reason->>'code', 'unknown'), count(*) from workflow_queue"
-    " where state = 'stuck' group by 1 order by 2 desc, 1 limit 32";
+    " where reason is not null and state = 'stuck' group by 1 order by 2 desc, 1 limit 32";
 static const char SQL_REST[] =
     "select extract(epoch from clock_timestamp()), (select count(*) from workflow_refusals),"
     " refusals()::text, (select count(*) from json_to_recordset(coalesce($1::json, '[]'))"

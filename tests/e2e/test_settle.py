@@ -100,6 +100,16 @@ class SettleTest(DatabaseTest):
         self.assertEqual("shadow", self.sql("select mode from workflow_instances where event_id = '%s'"
                                             % f["id"]))
 
+    def test_a_claim_leaves_the_indexes_of_the_queue_alone(self):
+        made = [event("estimate_created", "estimate", n, "2026-06-01T10:00:00Z") for n in range(30)]
+        self.settle(made, [start(e, key="estimate:%s" % e["entity_id"]) for e in made])
+        self.sql("select worker_enter('%s', 'here', 1, 0, 'workflow', 60000)" % made[0]["id"])
+        self.assertEqual(["30", "30", "30"], self.rows(
+            "begin; select count(*) from claim('%s', 100);"
+            "select pg_stat_get_xact_tuples_updated('workflow_queue'::regclass);"
+            "select pg_stat_get_xact_tuples_hot_updated('workflow_queue'::regclass); commit" % made[0]["id"]))
+        self.assertEqual("0", self.sql("select count(*) from claim('%s', 100)" % made[0]["id"]))
+
     def test_a_taken_key_skips_with_a_row(self):
         e, f = (event("estimate_created", "estimate", 7, "2026-06-01T1%d:00:00Z" % n) for n in (0, 1))
         told = self.settle([e, f], [start(e, key="k"), start(f, key="k")])
