@@ -343,9 +343,8 @@ struct detect *detect_start(const struct engine *engine, loop_fn *lost, loop_fn 
     d->schedule.wake_ms = INT64_MAX;
     buf_init(&d->input, TEXT_MAX);
     d->timer = loop_timer_new(engine->loop, begin, d);
-    d->arrivals = listener_open(engine->loop, engine->db_url, "arrivals", told, d);
-    d->changes = listener_open(engine->loop, engine->one_database ? engine->db_url : engine->st_url,
-                               "changes", told, d);
+    d->arrivals = pool_listen(engine->db, "arrivals", told, d);
+    d->changes = pool_listen(engine->st, "changes", told, d);
     return d;
 }
 

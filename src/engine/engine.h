@@ -16,9 +16,7 @@ struct worker;   /* engine/worker.h */
 struct engine {
     struct loop *loop;
     const struct settings *settings;
-    struct pool *db;    /* DATABASE_URL */
-    const char *db_url; /* what db and st were opened with: for listeners */
-    const char *st_url;
+    struct pool *db; /* DATABASE_URL */
     struct pool *st; /* SERVICETITAN_DATABASE_URL; the same pool as db with one database */
     bool one_database;
     struct pool *readonly; /* the read-only login role; NULL when there is none */

@@ -16,6 +16,7 @@
 #define AT_HAND 500   /* those that could go on at once: more only make the memory colder */
 #define CLAIM 125     /* of one unit */
 #define POLL_MS 1000
+#define HEARD 5    /* where hints are heard we look so much more seldom */
 #define LEAST_MS 5 /* what is due may be another worker's claim that isn't committed */
 
 struct execute {
@@ -81,6 +82,7 @@ static void due_known(void *ctx, const struct db_reply *reply)
     }
     int64_t ms = x->engine->settings ? setting_int(x->engine->settings, "EXECUTE_POLL_INTERVAL_MS")
                                      : POLL_MS;
+    ms *= pool_hears(x->engine->db) ? HEARD : 1;
     x->expected = false;
     if (db_reply_outcome(reply) == DB_OK && db_value(reply, 0, 0, 0)) {
         int64_t next = db_int(reply, 0, 0, 0);
@@ -205,8 +207,7 @@ struct execute *execute_start(const struct engine *engine, struct actions *actio
                                           .ctx = x};
     x->host.journal = journal_new(engine, &events);
     x->timer = loop_timer_new(engine->loop, time_is_up, x);
-    if (engine->db_url && engine->db_url[0])
-        x->listener = listener_open(engine->loop, engine->db_url, "work", poke, x);
+    x->listener = pool_listen(engine->db, "work", poke, x);
     worker_on_takeover(engine->worker, poke, x);
     execute_poke(x);
     return x;
@@ -218,8 +219,7 @@ void execute_stop(struct execute *x)
         return;
     x->stopped = true;
     worker_on_takeover(x->engine->worker, NULL, NULL);
-    if (x->listener)
-        listener_close(x->listener);
+    listener_close(x->listener);
     loop_timer_free(x->timer);
     journal_free(x->host.journal);
     while (x->instances) {

@@ -101,7 +101,8 @@ static const struct setting_info table[] = {
     URL("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "", "API base"),
     /* rhythm: real time; tests shorten these */
     INT("EVENT_POLL_INTERVAL_MS", "30000", 10, DAY, "how often detection looks without being told"),
-    INT("EXECUTE_POLL_INTERVAL_MS", "1000", 10, DAY, "how often due work is looked for"),
+    INT("EXECUTE_POLL_INTERVAL_MS", "1000", 10, DAY,
+        "how often due work is looked for; where NOTIFY is heard a fifth as often"),
     INT("HEALTH_CHECK_INTERVAL_MS", "300000", 100, DAY, "how often the monitor looks"),
     INT("RETENTION_PAYLOAD_DAYS", "30", 0, 36500,
         "payloads go so long after their instance has ended; 0: never"),

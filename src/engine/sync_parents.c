@@ -233,8 +233,7 @@ struct sync_parents *sync_parents_start(const struct engine *engine, struct sync
     parents->client = client;
     parents->plans = sync_plans_use(plans);
     parents->timer = loop_timer_new(engine->loop, look, parents);
-    const char *url = engine->one_database ? engine->db_url : engine->st_url;
-    parents->listener = listener_open(engine->loop, url, "sync", on_told, parents);
+    parents->listener = pool_listen(engine->st, "sync", on_told, parents);
     loop_timer_set(parents->timer, 0);
     return parents;
 }

@@ -31,15 +31,18 @@
 #define TRY_AGAIN_MS 1000
 #define GONE_MS 1000       /* until a file that isn't there was deleted */
 #define UNDECIDED_MS 15000 /* until a tree that is new asks again whether it is the only one */
-#define POLL_MS 2000       /* how often others are asked for */
+#define POLL_MS 2000       /* how often others are asked for, where they aren't heard */
+#define HEARD 5            /* where they are, so much more seldom */
 
 struct versions {
     const struct engine *engine;
     struct versions_events events;
     struct watch *watch;
+    struct listener *listener;
     struct loop_timer *timer, *poll;
     char *tree, *trusted;
     bool busy, again, polling, stopped;
+    bool told;          /* while it was polling */
     bool looked;        /* a first look has succeeded */
     bool asked;         /* somebody waits for the end of a look */
     int64_t gone_since; /* when a file that this tree had wasn't there, 0: none */
@@ -333,12 +336,18 @@ static void polled(void *ctx, const struct db_reply *reply)
         db_int(reply, 0, 0, 0) != v->stamp)
         look(v);
     int64_t poll = setting_int(v->engine->settings, "EVENT_POLL_INTERVAL_MS");
-    loop_timer_set(v->poll, poll < POLL_MS ? poll : POLL_MS);
+    poll = poll < POLL_MS ? poll : POLL_MS;
+    loop_timer_set(v->poll, v->told                      ? 0
+                            : pool_hears(v->engine->db) ? poll * HEARD
+                                                        : poll);
 }
 
 static void poll_stamp(void *ctx)
 {
     struct versions *v = ctx;
+    v->told = v->polling;
+    if (v->polling)
+        return;
     struct db_unit *unit = db_unit_new();
     v->polling = true;
     db_unit_add(unit, "select stamp from workflow_stamp", 0, NULL);
@@ -374,6 +383,7 @@ struct versions *versions_start(const struct engine *engine, const struct versio
     }
     v->timer = loop_timer_new(engine->loop, look, v);
     v->poll = loop_timer_new(engine->loop, poll_stamp, v);
+    v->listener = pool_listen(engine->db, "versions", poll_stamp, v);
     loop_timer_set(v->timer, 0);
     loop_timer_set(v->poll, POLL_MS);
     return v;
@@ -384,6 +394,7 @@ void versions_stop(struct versions *versions)
     if (!versions)
         return;
     watch_stop(versions->watch);
+    listener_close(versions->listener);
     loop_timer_free(versions->timer);
     loop_timer_free(versions->poll);
     versions->stopped = true;

@@ -189,6 +189,11 @@ enum postgres_state postgres_look(struct postgres *postgres)
     return state == POSTGRES_GONE && postgres->child > 0 ? POSTGRES_STARTING : state;
 }
 
+bool postgres_is_child(const struct postgres *postgres)
+{
+    return postgres->child > 0;
+}
+
 bool postgres_is_ours(struct postgres *postgres)
 {
     return take_lock(postgres);

@@ -207,8 +207,6 @@ static void open_databases(struct role *r, bool workflow)
     const char *st = setting(r->engine.settings, "SERVICETITAN_DATABASE_URL");
     const char *readonly = setting(r->engine.settings, "MOONWRIGHT_READONLY_URL");
     r->engine.one_database = st[0] == '\0' || strcmp(st, engine) == 0;
-    r->engine.db_url = engine;
-    r->engine.st_url = r->engine.one_database ? engine : st;
     r->engine.db = open_pool(r, engine, workflow ? 4 : 2);
     r->engine.st = r->engine.one_database ? r->engine.db : open_pool(r, st, 2);
     if (workflow && readonly[0] != '\0')

@@ -39,6 +39,8 @@
 #define WEB_DRAIN_MS 5000
 #define RELOAD_MS 10000 /* nobody waits longer for the end of a reload */
 #define SOON_MS 100     /* a look while something is under way */
+#define LOOK_MS 500     /* a look at PostgreSQL */
+#define CHILD_MS 10000  /* the same, when we hear of its end */
 
 struct child {
     const char *role;
@@ -66,6 +68,7 @@ struct supervisor {
     int64_t reload_until, watchdog_at;
     int64_t phase_since, drain_ms, hang_ms;
     int64_t postgres_at, postgres_backoff;
+    bool postgres_up; /* so it was when we looked last */
 };
 
 static void become_worker(void)
@@ -168,6 +171,8 @@ static void reap(struct supervisor *s)
     pid_t pid;
     /* Everybody's: as process 1 of a container we inherit the orphans. */
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (s->postgres_up)
+            s->postgres_at = 0; /* it may have been PostgreSQL */
         for (int i = 0; i < s->count; i++) {
             if (s->children[i].pid == pid)
                 child_ended(s, &s->children[i], status);
@@ -191,9 +196,10 @@ static void check_postgres(struct supervisor *s, int64_t now)
     struct err err;
     if (s->postgres == NULL || now < s->postgres_at || s->phase != RUNNING)
         return;
-    s->postgres_at = now + 500;
     enum postgres_state state = postgres_look(s->postgres);
-    if (state == POSTGRES_READY)
+    s->postgres_up = state == POSTGRES_READY;
+    s->postgres_at = now + (s->postgres_up && postgres_is_child(s->postgres) ? CHILD_MS : LOOK_MS);
+    if (s->postgres_up)
         s->postgres_backoff = BACKOFF_MIN_MS;
     if (state != POSTGRES_GONE || !postgres_is_ours(s->postgres))
         return;

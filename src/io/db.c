@@ -51,7 +51,7 @@ struct db {
     bool told, told_ready; // what on_state and the log know
     void (*on_state)(void *ctx, bool ready, const struct err *err);
     void *on_state_ctx;
-    void (*on_notify)(void *ctx);
+    void (*on_notify)(void *ctx, const char *channel);
     void *on_notify_ctx;
 };
 
@@ -382,13 +382,11 @@ static bool drain(struct db *db)
             return false;
         }
     }
-    bool notified = false;
     for (PGnotify *notify; (notify = PQnotifies(db->conn));) {
+        if (db->on_notify) {
+            db->on_notify(db->on_notify_ctx, notify->relname);
+        }
         PQfreemem(notify);
-        notified = true;
-    }
-    if (notified && db->on_notify) {
-        db->on_notify(db->on_notify_ctx);
     }
     return PQstatus(db->conn) == CONNECTION_OK;
 }
@@ -578,7 +576,12 @@ void db_on_state(struct db *db, void (*fn)(void *ctx, bool ready, const struct e
     db->on_state_ctx = ctx;
 }
 
-void db_on_notify(struct db *db, void (*fn)(void *ctx), void *ctx)
+int db_backend_pid(const struct db *db)
+{
+    return PQbackendPID(db->conn);
+}
+
+void db_on_notify(struct db *db, void (*fn)(void *ctx, const char *channel), void *ctx)
 {
     db->on_notify = fn;
     db->on_notify_ctx = ctx;

@@ -85,6 +85,7 @@ void db_crash_unit(PGconn *conn, const struct db_unit *unit, const char *kind);
 void db_error(struct err *err, const PGresult *result);
 
 /* Called for each notification that arrives on the connection. */
-void db_on_notify(struct db *db, void (*fn)(void *ctx), void *ctx);
+void db_on_notify(struct db *db, void (*fn)(void *ctx, const char *channel), void *ctx);
+int db_backend_pid(const struct db *db); /* as the server said when we connected; 0: we didn't */
 
 #endif

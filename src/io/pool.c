@@ -1,18 +1,17 @@
-/* pool.c - several connections as one, and the listener.
+/* pool.c - several connections as one.
  *
  * A unit goes to the connection that is up and has the fewest; with none up it waits in the
  * shortest queue. The first of equals is taken, which keeps a quiet program on one connection. Once
  * units are sent in order, the first connection is theirs: others don't wait behind them. */
 #include "io/pool.h"
 
-#include "base/buf.h"
 #include "base/mem.h"
-#include "io/db_internal.h"
+#include "io/listen.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct pool {
+    struct ears *ears;
     int count;
     bool ordered; // something is sent in order
     struct db *dbs[];
@@ -24,6 +23,7 @@ struct pool *pool_new(struct loop *loop, const struct db_options *options, int c
     size_t bytes = (size_t)connections * sizeof(struct db *);
     struct pool *pool = xcalloc(1, sizeof(*pool) + bytes);
     pool->count = connections;
+    pool->ears = ears_new(loop, options->url);
     for (int i = 0; i < connections; i++) {
         pool->dbs[i] = db_open(loop, options);
     }
@@ -36,6 +36,7 @@ void pool_free(struct pool *pool)
         for (int i = 0; i < pool->count; i++) {
             db_close(pool->dbs[i]);
         }
+        ears_free(pool->ears);
         free(pool);
     }
 }
@@ -93,105 +94,12 @@ struct pool_state pool_state(const struct pool *pool)
     return state;
 }
 
-// ---- listener --------------------------------------------------------------------------------
-
-struct listener {
-    struct loop *loop;
-    struct db *db;
-    char *sql; // listen "channel"
-    loop_fn *fn;
-    void *ctx;
-    bool due;         // fn is deferred
-    struct ask *asks; // the LISTEN under way, newest first
-};
-
-// A LISTEN under way, in the memory of its unit. It may be answered after its listener was closed.
-struct ask {
-    struct listener *listener; // NULL: closed
-    struct ask *next;
-};
-
-static void call(void *ctx)
+struct listener *pool_listen(struct pool *pool, const char *channel, loop_fn *fn, void *ctx)
 {
-    struct listener *listener = ctx;
-    listener->due = false;
-    listener->fn(listener->ctx); // may close the listener
+    return listener_open(pool->ears, channel, fn, ctx);
 }
 
-static void hint(void *ctx)
+bool pool_hears(const struct pool *pool)
 {
-    struct listener *listener = ctx;
-    if (!listener->due) {
-        listener->due = true;
-        loop_defer(listener->loop, call, listener);
-    }
-}
-
-static void listening(void *ctx, const struct db_reply *reply)
-{
-    struct ask *ask = ctx;
-    struct listener *listener = ask->listener;
-    if (listener) {
-        for (struct ask **at = &listener->asks; *at; at = &(*at)->next) {
-            if (*at == ask) {
-                *at = ask->next;
-                break;
-            }
-        }
-        // What was notified before now was not heard.
-        if (db_reply_outcome(reply) == DB_OK) {
-            hint(listener);
-        }
-    }
-}
-
-static void on_state(void *ctx, bool ready, const struct err *err)
-{
-    (void)err;
-    struct listener *listener = ctx;
-    if (ready) {
-        struct db_unit *unit = db_unit_new();
-        struct ask *ask = arena_alloc(unit->arena, sizeof(*ask));
-        *ask = (struct ask){listener, listener->asks};
-        listener->asks = ask;
-        db_unit_add(unit, listener->sql, 0, NULL);
-        db_send(listener->db, unit, listening, ask);
-    }
-}
-
-struct listener *listener_open(struct loop *loop, const char *url, const char *channel, loop_fn *fn,
-                               void *ctx)
-{
-    struct listener *listener = xcalloc(1, sizeof(*listener));
-    struct buf sql;
-    buf_init(&sql, 256);
-    buf_adds(&sql, "listen \"");
-    for (const char *c = channel; *c; c++) {
-        buf_adds(&sql, *c == '"' ? "\"\"" : (char[]){*c, 0});
-    }
-    buf_addc(&sql, '"');
-    must(!sql.overflow);
-    listener->sql = buf_take(&sql);
-    listener->loop = loop;
-    listener->fn = fn;
-    listener->ctx = ctx;
-    struct db_options options = {.url = url, .prepare = false, .name = "moonwright listener"};
-    listener->db = db_open(loop, &options);
-    db_on_state(listener->db, on_state, listener);
-    db_on_notify(listener->db, hint, listener);
-    return listener;
-}
-
-void listener_close(struct listener *listener)
-{
-    if (!listener) {
-        return;
-    }
-    loop_undefer(listener->loop, listener);
-    for (struct ask *ask = listener->asks; ask; ask = ask->next) {
-        ask->listener = NULL;
-    }
-    db_close(listener->db); // answers what is asked, from the loop
-    free(listener->sql);
-    free(listener);
+    return ears_hear(pool->ears);
 }

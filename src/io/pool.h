@@ -1,4 +1,4 @@
-/* pool.h - a few pipelined connections to one database, and a listener on one of its own.
+/* pool.h - a few pipelined connections to one database, and one more for what it notifies.
  *
  * Order is kept only within a connection; the unit goes to the one with the shortest queue. */
 #ifndef IO_POOL_H
@@ -22,12 +22,14 @@ struct pool_state {
 };
 struct pool_state pool_state(const struct pool *pool);
 
-/* LISTEN on a connection of its own. A notification is a hint: it may be lost or merged. fn is also
- * called once after each (re)connect. Where LISTEN doesn't work (a transaction pooler) fn is simply
- * never called. */
+/* LISTEN, on a connection that all listeners of the pool share. A notification is a hint: it may be
+ * lost or merged. fn is also called once or more after each (re)connect, for what was missed. Where
+ * LISTEN doesn't work (a transaction pooler) that is all that is ever heard. To be closed before the
+ * pool. */
 struct listener;
-struct listener *listener_open(struct loop *loop, const char *url, const char *channel, loop_fn *fn,
-                               void *ctx);
+struct listener *pool_listen(struct pool *pool, const char *channel, loop_fn *fn, void *ctx);
 void listener_close(struct listener *listener);
+/* Whether what is notified now is heard: that connection is up, and the server itself is behind it. */
+bool pool_hears(const struct pool *pool);
 
 #endif

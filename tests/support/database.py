@@ -34,10 +34,11 @@ for name, result, *arguments in (
         ("PQerrorMessage", "s", "p"), ("PQsendQuery", "i", "p", "s"), ("PQgetResult", "p", "p"),
         ("PQresultErrorMessage", "s", "p"), ("PQntuples", "i", "p"), ("PQnfields", "i", "p"),
         ("PQgetvalue", "s", "p", "i", "i"), ("PQclear", None, "p"),
-        ("PQtransactionStatus", "i", "p"), ("PQsetNoticeProcessor", "p", "p", "p", "p")):
+        ("PQtransactionStatus", "i", "p"), ("PQsetNoticeProcessor", "p", "p", "p", "p"),
+        ("PQnotifies", ctypes.POINTER(ctypes.c_char_p), "p"), ("PQfreemem", None, "p")):
     types = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int, None: None}
     function = getattr(pq, name)
-    function.restype, function.argtypes = types[result], [types[a] for a in arguments]
+    function.restype, function.argtypes = types.get(result, result), [types[a] for a in arguments]
 IGNORE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)(lambda _, text: None)
 
 
@@ -65,6 +66,15 @@ class Connection:
         if error:
             raise RuntimeError(error + text[:800])
         return "\n".join(rows).strip()
+
+    def heard(self):
+        """The channels on which something was notified since this was asked last."""
+        self.sql("select 1")
+        found = set()
+        while notification := pq.PQnotifies(self.handle):
+            found.add(notification[0].decode())
+            pq.PQfreemem(notification)
+        return found
 
     def is_idle(self):
         return pq.PQtransactionStatus(self.handle) == 0

@@ -77,9 +77,7 @@ int main(int argc, char **argv)
     driver.engine = (struct engine){.loop = loop,
                                     .settings = settings,
                                     .db = pool,
-                                    .db_url = argv[1],
                                     .st = st_pool,
-                                    .st_url = argv[2],
                                     .one_database = one,
                                     .lua_dir = argv[3],
                                     .workflows_dir = argv[4]};

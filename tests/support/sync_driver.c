@@ -69,7 +69,6 @@ int main(int argc, char **argv)
                             .db = pool,
                             .st = pool,
                             .one_database = true,
-                            .db_url = options.url,
                             .fetcher = fetcher_new(driver.loop, &err),
                             .lua_dir = LUA_DIR};
     struct loop_signal *term = loop_signal_new(driver.loop, SIGTERM, on_term, &driver);

@@ -7,7 +7,7 @@
 struct fixture {
     struct loop *loop;
     struct pool *pool;
-    int answered, ok, heard;
+    int answered, ok, heard, others;
     char value[64];
 };
 
@@ -40,6 +40,11 @@ static bool pool_empty(void *ctx)
 static bool has_heard(void *ctx)
 {
     return ((struct fixture *)ctx)->heard > 0;
+}
+
+static bool is_deaf(void *ctx)
+{
+    return !pool_hears(((struct fixture *)ctx)->pool);
 }
 
 static int setup(void **state)
@@ -137,10 +142,11 @@ static void test_it_outlives_its_backends(void **state)
 static void test_the_listener(void **state)
 {
     struct fixture *f = *state;
-    struct listener *listener = listener_open(f->loop, test_database(), "Mixed \"quoted\"",
-                                              on_heard, f);
+    struct listener *listener = pool_listen(f->pool, "Mixed \"quoted\"", on_heard, f);
     assert_int_equal(f->heard, 0);
+    assert_false(pool_hears(f->pool));
     assert_true(run_until(f->loop, has_heard, f, 10000)); // what came before may have been missed
+    assert_true(pool_hears(f->pool));
     run_for(f->loop, 50);
     assert_int_equal(f->heard, 1);
     f->heard = 0;
@@ -153,7 +159,9 @@ static void test_the_listener(void **state)
     // A new connection listens as well, and asks for a look at what was missed.
     ask(f, "select pg_terminate_backend(pid) from pg_stat_activity "
            "where query like 'listen \"Mixed%'");
+    assert_true(run_until(f->loop, is_deaf, f, 10000));
     assert_true(run_until(f->loop, has_heard, f, 10000));
+    assert_true(pool_hears(f->pool));
     f->heard = 0;
     ask(f, "notify \"Mixed \"\"quoted\"\"\"");
     assert_true(run_until(f->loop, has_heard, f, 10000));
@@ -161,11 +169,42 @@ static void test_the_listener(void **state)
     run_for(f->loop, 10);
 }
 
+static void on_other(void *ctx)
+{
+    ((struct fixture *)ctx)->others++;
+}
+
+// Each hears its own channel, also the one that comes when the connection is there already, and
+// all of them on that one connection.
+static void test_listeners_share_a_connection(void **state)
+{
+    struct fixture *f = *state;
+    struct listener *one = pool_listen(f->pool, "one", on_heard, f);
+    assert_true(run_until(f->loop, has_heard, f, 10000));
+    struct listener *two = pool_listen(f->pool, "two", on_other, f);
+    run_for(f->loop, 100);
+    assert_true(f->others > 0);
+    assert_string_equal(ask(f, "select count(*) from pg_stat_activity where application_name = "
+                               "'moonwright listener' and datname = current_database()"),
+                        "1");
+    f->heard = f->others = 0;
+    ask(f, "notify two");
+    run_for(f->loop, 100);
+    assert_int_equal(f->heard, 0);
+    assert_int_equal(f->others, 1);
+    listener_close(two);
+    ask(f, "notify two");
+    ask(f, "notify one");
+    assert_true(run_until(f->loop, has_heard, f, 10000));
+    assert_int_equal(f->others, 1);
+    listener_close(one);
+}
+
 static void test_a_listener_closed_early_is_silent(void **state)
 {
     struct fixture *f = *state;
     for (int ms = 0; ms < 12; ms++) {
-        struct listener *listener = listener_open(f->loop, test_database(), "x", on_heard, f);
+        struct listener *listener = pool_listen(f->pool, "x", on_heard, f);
         run_for(f->loop, ms);
         listener_close(listener);
         f->heard = 0;
@@ -183,6 +222,7 @@ int main(void)
         T(test_what_is_sent_in_order_is_done_in_order_and_holds_up_nobody),
         T(test_it_outlives_its_backends),
         T(test_the_listener),
+        T(test_listeners_share_a_connection),
         T(test_a_listener_closed_early_is_silent),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
