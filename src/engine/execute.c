@@ -29,7 +29,10 @@ struct execute {
     struct instance *instances;
     const char **ids; /* for the journal's sweep */
     int live, asking; /* next_due() questions under way */
+    int asked;        /* how many the claim under way may bring */
     bool hungry;      /* something may be due */
+    bool again;       /* we were told so while a claim was under way, which may not have seen it */
+    bool sated;       /* the last claim brought some and left room: what it didn't see is in no hurry */
     bool expected;    /* at the timer something is due; else we only look */
     bool claiming, draining, gone, stopped;
     int64_t claimed, finished;
@@ -52,13 +55,22 @@ static void feed(struct execute *x)
     if (room < CLAIM / 4)
         return;
     x->claiming = true;
-    journal_claim(x->host.journal, room < CLAIM ? room : CLAIM);
+    x->asked = room < CLAIM ? room : CLAIM;
+    journal_claim(x->host.journal, x->asked, !x->sated);
+    if (x->sated) { /* it travels with the steps of those, which would wait for its answer */
+        x->expected = true;
+        loop_timer_set(x->timer, LEAST_MS);
+    }
 }
 
 void execute_poke(struct execute *execute)
 {
     execute->hungry = true;
-    feed(execute);
+    execute->sated = false;
+    if (execute->claiming)
+        execute->again |= !journal_hurry(execute->host.journal);
+    else
+        feed(execute);
 }
 
 static void poke(void *ctx)
@@ -129,9 +141,13 @@ static void claim_done(void *ctx, int rows)
 {
     struct execute *x = ctx;
     x->claiming = false;
-    x->hungry = rows > 0;
-    if (rows == 0)
-        ask_due(x);
+    x->hungry = rows > 0 || x->again;
+    x->again = false;
+    x->sated = rows > 0 && rows < x->asked;
+    if (rows == 0) { /* not now: what was claimed before has its steps to write */
+        x->expected = false;
+        loop_timer_set(x->timer, LEAST_MS);
+    }
     feed(x);
 }
 
@@ -236,6 +252,7 @@ void execute_stop(struct execute *x)
 void execute_drain(struct execute *execute, loop_fn *idle, void *ctx)
 {
     execute->draining = true;
+    journal_claim(execute->host.journal, 0, false);
     execute->idle = idle;
     execute->idle_ctx = ctx;
     if (execute->live == 0) {

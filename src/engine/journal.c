@@ -38,6 +38,7 @@ struct journal {
     size_t limit; /* instances per unit while one of them makes units fail */
     int claim;    /* asked for, and not in a unit under way */
     int refused;  /* of a claim, to be asked again */
+    bool hurried; /* the claim waits for no notes */
     bool sweep;
     bool deferred, lost, stopped;
 };
@@ -103,11 +104,19 @@ size_t journal_notes(const struct journal *journal)
     return n;
 }
 
-void journal_claim(struct journal *journal, int n)
+void journal_claim(struct journal *journal, int n, bool hurried)
 {
     journal->claim = n;
-    if (n > 0)
+    journal->hurried = hurried;
+    if (n > 0 && hurried)
         flush_soon(journal);
+}
+
+bool journal_hurry(struct journal *journal)
+{
+    if (journal->claim > 0 && !journal->hurried)
+        journal_claim(journal, journal->claim, true);
+    return journal->claim > 0;
 }
 
 static int by_id(const void *a, const void *b)
@@ -158,6 +167,14 @@ static void take(struct journal *j, struct flight *f)
     qsort(f->ids, f->n, sizeof(*f->ids), by_id);
 }
 
+/* What the unit was to claim is still to be claimed. */
+static void claim_again_of(struct journal *j, const struct flight *f)
+{
+    if (f->claim && !j->claim)
+        j->claim = f->claim;
+    j->hurried |= j->claim > 0;
+}
+
 /* Back to the front, as they were. */
 static void put_back(struct journal *j, struct flight *f, bool again)
 {
@@ -171,8 +188,7 @@ static void put_back(struct journal *j, struct flight *f, bool again)
     }
     j->queued += f->n;
     f->n = 0;
-    if (f->claim && !j->claim)
-        j->claim = f->claim;
+    claim_again_of(j, f);
     j->sweep |= f->sweep;
 }
 
@@ -194,7 +210,7 @@ static struct flight *next_flight(struct journal *j)
             idle = f;
     }
     if (!busy)
-        return j->first || j->claim ? idle : NULL;
+        return j->first || (j->claim && j->hurried) ? idle : NULL;
     return !alone && j->queued >= SECOND ? idle : NULL;
 }
 
@@ -272,8 +288,7 @@ static void give_up(struct journal *j, struct flight *f, const struct err *err)
 {
     size_t n = f->n;
     f->n = 0;
-    if (f->claim && !j->claim)
-        j->claim = f->claim;
+    claim_again_of(j, f);
     j->sweep |= f->sweep;
     for (size_t i = 0; i < n; i++) {
         struct note *note = f->notes[i];
@@ -389,7 +404,7 @@ static void retry_due(void *ctx)
 static void claim_again(void *ctx)
 {
     struct journal *j = ctx;
-    journal_claim(j, j->refused);
+    journal_claim(j, j->refused, true);
 }
 
 struct journal *journal_new(const struct engine *engine, const struct journal_events *events)

@@ -90,7 +90,10 @@ void journal_free(struct journal *journal); /* forgets what isn't written; no do
 struct note *note_new(enum note_kind kind, const char *instance, void *owner);
 void journal_add(struct journal *journal, struct note *note);
 size_t journal_notes(const struct journal *journal); /* queued or under way */
-/* The next unit also claims up to n instances (0: no). */
-void journal_claim(struct journal *journal, int n);
+/* The next unit also claims up to n instances (0: no); a unit is made for it only when it has no
+ * time to wait for notes. */
+void journal_claim(struct journal *journal, int n, bool hurried);
+/* A claim that waits for notes goes now. False: none does. */
+bool journal_hurry(struct journal *journal);
 
 #endif
