@@ -23,6 +23,7 @@
 #define TEXT_MAX ((size_t)256 << 20)
 #define AGAIN_MS 1000 /* after a failure */
 #define POSTPONED_MS 2000
+#define SOON_MS 20 /* a look for more, behind what a batch has begun */
 
 static void begin(void *ctx);
 
@@ -68,11 +69,18 @@ bool detect_answered(struct detect *d, const struct db_reply *reply)
 
 /* ---- settle ---- */
 
+/* A batch is settled: where it was full there is more, else the instances it started go first. */
+static void rest_settled(struct detect *d)
+{
+    bool more = d->full || d->limit < BATCH;
+    detect_rest(d, d->postponed && !d->consumed ? POSTPONED_MS : more ? 0 : SOON_MS);
+}
+
 static void dropped(void *ctx, const struct db_reply *reply)
 {
     struct detect *d = ctx;
     if (detect_answered(d, reply))
-        detect_rest(d, d->postponed && !d->consumed ? POSTPONED_MS : 0);
+        rest_settled(d);
 }
 
 static void halve(struct detect *d, const struct err *err)
@@ -112,11 +120,13 @@ static void settled(void *ctx, const struct db_reply *reply)
     d->stats.errors += db_int(reply, last, 0, 3);
     bool told = db_int(reply, last, 0, 1) > 0 || db_int(reply, last, 0, 2) > 0;
     d->set_aside = d->blamed = false;
+    d->full = d->read_changes >= d->limit || d->read_arrivals >= d->limit || d->read_retries ||
+              d->read_changes + d->read_arrivals == 0;
     d->limit = d->limit * 2 < BATCH ? d->limit * 2 : BATCH;
     if (told && d->settled)
         d->settled(d->ctx);
     if (d->engine->one_database || !(d->consumed || d->postponed)) {
-        detect_rest(d, d->postponed && !d->consumed ? POSTPONED_MS : 0);
+        rest_settled(d);
         return;
     }
     struct db_unit *unit = db_unit_new();
