@@ -17,8 +17,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 sys.dont_write_bytecode = True
-from benchmark_conditions import CUSTOMER, ESTIMATES, conditions  # noqa: E402
+from benchmark_conditions import conditions  # noqa: E402
 import benchmark_conditions  # noqa: E402
+import benchmark_latency  # noqa: E402
 import benchmark_replay  # noqa: E402
 import benchmark_sync  # noqa: E402
 from database import Connection  # noqa: E402
@@ -100,15 +101,6 @@ insert into workflow_queue (instance_id, workflow_definition_id, event_id, since
 select bench_id('i', {seed}, i), {definition}, bench_id('e', {seed}, i), {base} + i,
        'three_steps live estimate:' || {seed} || '-' || i, clock_timestamp()
 from generate_series(1, {n}) i;
-"""
-
-# The same for one event, as a unit whose statements are prepared.
-EVENT = """
-create or replace function bench_event(seed int, base bigint) returns void language plpgsql as $$
-begin
-  {backlog}
-  notify work;
-end $$
 """
 
 # What PostgreSQL does for the same rows when a bare client hands it whole batches: claim, three
@@ -286,67 +278,6 @@ def engine(bench, options):
             "peak_rss_mb": round(peak_mb(bench.engine_pids()), 1)}
 
 
-def latency(bench, options):
-    """From sending the unit that makes event, instance and queue row to the first recorded step's start,
-    and the cost of a whole deployment, all roles of it, when nothing happens."""
-    bench.drain(100)
-    bench.database.sql(EVENT.format(backlog=BACKLOG.format(
-        n=1, seed="seed", base="base", definition=bench.definition)))
-    took = []
-    for _ in range(options.samples):
-        bench.seed += 1
-        bench.base += 1
-        sent = time.time()
-        bench.database.sql("select bench_event(%d, %d)" % (bench.seed, bench.base))
-        instance = "bench_id('i', %d, 1)" % bench.seed
-        for _ in range(2000):
-            began = bench.database.sql("select extract(epoch from started_at) from "
-                                       "workflow_step_executions where workflow_instance_id = %s "
-                                       "and seq = 1" % instance)
-            if began:
-                break
-            time.sleep(0.002)
-        took.append((float(began) - sent) * 1000)
-        time.sleep(0.02)
-    changed = sorted(changes(bench, options.samples // 2))
-    took.sort()
-    time.sleep(5)           # what the samples left to do
-    before, begun = sum(bench.measure()), time.monotonic()
-    time.sleep(options.idle)
-    idle = (sum(bench.measure()) - before) * 1000 / (time.monotonic() - begun)
-    found = {"event_to_action_ms": {"p50": round(took[len(took) // 2], 2),
-                                    "p99": round(took[int(len(took) * 0.99)], 2)},
-             "change_to_action_ms": {"p50": round(changed[len(changed) // 2], 2),
-                                     "p99": round(changed[int(len(changed) * 0.99)], 2)},
-             "idle_cpu_ms_per_s": round(idle, 2)}
-    print("event to action  p50 %.2f ms, p99 %.2f ms; idle %.2f ms of CPU a second" % (
-        found["event_to_action_ms"]["p50"], found["event_to_action_ms"]["p99"], idle))
-    print("change to action p50 %(p50).2f ms, p99 %(p99).2f ms" % found["change_to_action_ms"])
-    return found
-
-
-def changes(bench, samples):
-    """From the commit of a row in st_estimates to the first recorded step's start, in ms."""
-    bench.database.sql(CUSTOMER)
-    took = []
-    for number in range(1, samples + 1):
-        bench.database.sql("begin")
-        bench.database.sql(ESTIMATES.format(first=number, last=number))
-        sent = float(bench.database.sql("select extract(epoch from clock_timestamp())"))
-        bench.database.sql("commit")
-        for _ in range(2000):
-            began = bench.database.sql(
-                "select extract(epoch from s.started_at) from workflow_instances i join "
-                "workflow_step_executions s on s.workflow_instance_id = i.id and s.seq = 1 "
-                "where i.entity = 'estimate' and i.entity_id = '%d'" % number)
-            if began:
-                break
-            time.sleep(0.002)
-        took.append((float(began) - sent) * 1000)
-        time.sleep(0.02)
-    return took
-
-
 def sleepers(bench, options):
     """The cost of a workflow by the size of the backlog, beside sleeping instances and old steps."""
     idle = peak_mb(bench.engine_pids())
@@ -407,7 +338,7 @@ def main():
         roles = () if options.what == "latency" else ("--role", "workflow")
         bench = Bench(options.program, options.workers, files, roles=roles)
         try:
-            found = {"engine": engine, "latency": latency, "sleepers": sleepers,
+            found = {"engine": engine, "latency": benchmark_latency.latency, "sleepers": sleepers,
                      "replay": benchmark_replay.replay, "conditions": conditions}[options.what](bench, options)
         finally:
             bench.close()

@@ -49,6 +49,7 @@ struct detect {
     bool read_retries;
     char *consume, *postpone; /* bigint[] */
     bool consumed, postponed;
+    bool full;  /* there may be more of the kind, or what was settled was of another */
     bool fires; /* a schedule's: nothing else is settled */
     struct detect_daily daily;
     struct detect_schedule schedule;
