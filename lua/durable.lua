@@ -4,96 +4,23 @@
 -- Stop, divergence and the end of a task are never errors: the branch yields and isn't resumed.
 local M = {}
 
+local asking = require "ask"
+
 local json, hash = host.json, host.hash
 local isyieldable, yield = coroutine.isyieldable, coroutine.yield
+local ask, encode, running = asking.ask, asking.encode, asking.task
 local NOTHING = json.encode({})
 
+M.raise, M.checked, M.task, M.enter = asking.raise, asking.checked, asking.task, asking.enter
 M.NO_OPTIONS = {} -- the options of most steps
 M.RUN = {} -- tells a branch to run its own step now
 
--- 7 -> "7"; small ones are made once.
-local NUMBERS = setmetatable({}, { __index = function(known, n)
-  local text = tostring(n)
-  if n <= 100 then
-    known[n] = text
+local function failed(err, action, request)
+  if type(err) ~= "table" then
+    err = { action = action, code = "unavailable", message = tostring(err) }
   end
-  return text
-end })
-M.NUMBERS = NUMBERS
-
-local current -- the task whose Lua is running
-
-local function where(message)
-  local place = host.where()
-  return place and place .. ": " .. message or message
-end
-
---- Raises an error at the company's line that is being run.
----@param message string
-function M.raise(message)
-  error(where(message), 0)
-end
-
---- Calls a function of ours; its errors are about what the author wrote and get the author's line.
----@param f function
-function M.checked(f, ...)
-  local ok, value = pcall(f, ...)
-  if not ok then
-    M.raise((tostring(value):gsub("^[^%s]+%.lua:%d+: ", "")))
-  end
-  return value
-end
-
----@return table task the task that is running: start, event, now, files it has loaded
-function M.task()
-  return current
-end
-
--- Asking ------------------------------------------------------------------------------------------
-
--- "sms.send#2": the second of its name in its branch.
-local function count_name(branch, name)
-  local n = (branch.names[name] or 0) + 1
-  branch.names[name] = n
-  return name .. "#" .. NUMBERS[n]
-end
-
-local function encode(value, what)
-  local ok, text = pcall(json.encode, value)
-  if not ok then
-    M.raise(what .. ": " .. tostring(text))
-  end
-  return text
-end
-
--- Hands a request to the scheduler and returns what was recorded for it: its state and output.
-local function ask(request)
-  local task = current
-  if task.pure then
-    M.raise(request.word .. " is an effect; " .. task.pure)
-  elseif task.loading then
-    M.raise(request.word .. " can't be used while the file is loaded; call it in run")
-  elseif not isyieldable() then
-    M.raise(request.word .. " can't be called from inside gsub or sort")
-  end
-  local branch = task.running
-  branch.ordinal = branch.ordinal + 1
-  request.branch = branch
-  request.ordinal = branch.ordinal
-  request.name = request.name or count_name(branch, request.word)
-  request.hash = hash(request.input)
-  local state, output = yield(request)
-  task.answered = request
-  if state == "other" then -- something else was recorded here
-    local name, other = request.name, output
-    local message = where("asks for " .. name .. " where " .. other.name .. " was recorded")
-    if name == other.name then
-      message = where("asks for " .. name .. " with other arguments than were recorded")
-    end
-    yield({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
-      .. task.workflow .. "' shows the change", request = request, other = other })
-  end
-  return state, output
+  running().raised[err] = request
+  error(err, 0)
 end
 
 --- An action with effects. Raises its final failure, as recorded.
@@ -101,20 +28,14 @@ end
 ---@param args table JSON-able
 ---@param options table name, retries, timeout, in_doubt
 function M.step(action, args, options)
-  local request = { kind = "step", word = action, name = options.name, input = encode(args, action),
-    options = NOTHING, branch = false, ordinal = 0, hash = false }
+  local input, more = encode(args, action), NOTHING
   if options ~= M.NO_OPTIONS then
-    request.options = json.encode({ retries = options.retries, timeout = options.timeout,
+    more = json.encode({ retries = options.retries, timeout = options.timeout,
       in_doubt = options.in_doubt })
   end
-  local state, output = ask(request)
+  local state, output, request = asking.step(action, options.name, input, more)
   if state == "failed" then
-    local err = output
-    if type(err) ~= "table" then
-      err = { action = action, code = "unavailable", message = tostring(err) }
-    end
-    current.raised[err] = request
-    error(err, 0)
+    failed(output, action, request)
   end
   return output
 end
@@ -151,7 +72,7 @@ end
 --- Raises an error that came out of the record, as the failure of the request before it.
 ---@param err table {action, code, message}
 function M.raise_result(err)
-  current.raised[err] = current.answered
+  running().raised[err] = running().answered
   error(err, 0)
 end
 
@@ -199,11 +120,11 @@ function M.own(name, f)
   local request = { kind = "own", word = name, input = NOTHING }
   local state, output = ask(request)
   if state == M.RUN then
-    run_own(current, request, f)
+    run_own(running(), request, f)
     state, output = yield(request)
   end
   if state == "failed" then
-    current.raised[output] = request
+    running().raised[output] = request
     error(output, 0)
   end
   return output.value
@@ -213,7 +134,7 @@ end
 --- raises the first error once all have ended.
 ---@param functions table
 function M.all(functions)
-  local task = current
+  local task = running()
   if task.pure or not isyieldable() then
     M.raise("all can't be used here")
   end
@@ -231,7 +152,7 @@ end
 ---@param state string "stopped" or "failed"
 ---@param reason? string
 function M.finish(state, reason)
-  if current.pure or not isyieldable() then
+  if running().pure or not isyieldable() then
     M.raise("the instance can't be ended here")
   end
   yield({ kind = "end", state = state, reason = reason })
@@ -240,9 +161,10 @@ end
 --- Ends this run and begins the next, with an event of its own and an empty history.
 ---@param event table
 function M.continue(event)
-  if current.pure or not isyieldable() then
+  local task = running()
+  if task.pure or not isyieldable() then
     M.raise("continue_as can't be used here")
-  elseif current.undos then
+  elseif task.undos then
     M.raise("continue_as would forget what compensate has kept; leave undoing to one run")
   end
   encode(event, "continue_as")
@@ -252,18 +174,20 @@ end
 --- Keeps what undoes a step, for the case that the instance is stopped or fails.
 ---@param f function
 function M.compensate(f)
-  if current.pure or current.loading then
+  local task = running()
+  if task.pure or task.loading then
     M.raise("compensate can be used in run only")
   end
-  local undos = current.undos or {}
-  current.undos = undos
+  local undos = task.undos or {}
+  task.undos = undos
   undos[#undos + 1] = f
 end
 
 --- A number in [0, 1) from the branch's own generator: the same in every replay.
 function M.random()
-  local branch = current.running
-  local seed = branch.seed or tonumber(hash(current.instance .. ":" .. branch.path):sub(1, 15), 16)
+  local task = running()
+  local branch = task.running
+  local seed = branch.seed or tonumber(hash(task.instance .. ":" .. branch.path):sub(1, 15), 16)
   -- xorshift64*
   seed = seed ~ (seed >> 12)
   seed = seed ~ (seed << 25)
@@ -280,13 +204,7 @@ end
 function M.new(workflow, instance, now, event)
   return { workflow = workflow, instance = instance, event = event, now = now, due = now,
     raised = {}, entities = {}, running = false, loading = false, pure = false, over = false,
-    answered = false, ready = false, pending = false, asked = false, undos = false }
-end
-
---- Makes a task the running one.
----@param task table
-function M.enter(task)
-  current = task
+    ready = false, pending = false, asked = false, straight = false }
 end
 
 return M

@@ -4,13 +4,14 @@
 -- handed over: first those of the history, in the order of their seq, then those that the owner
 -- resumes us with, which come in the same order. Only what the history doesn't answer is posted.
 -- So a body can't tell a replay from its first run.
+local asking = require "ask"
 local durable = require "durable"
 
 local M = {}
 
 local json = host.json
 local resume, yield = coroutine.resume, coroutine.yield
-local NUMBERS = durable.NUMBERS
+local NUMBERS = asking.NUMBERS
 
 local ENDED = {} -- what a branch's coroutine yields before the value of its function
 local MAX_IDLE = 256
@@ -207,10 +208,11 @@ local function diverged(task)
   end
 end
 
--- Runs a function through what was recorded of it.
-local function replay(task, path, f, history, ...)
+-- Runs a function through what was recorded of it. `straight`: it goes on behind that.
+local function replay(task, path, f, history, straight, ...)
   durable.enter(task)
   task.over = false
+  task.straight = straight and not history[1]
   task.ready, task.pending, task.asked = {}, {}, {}
   spawn(task, path, f, nil, nil, ...)
   run_ready(task)
@@ -233,7 +235,7 @@ end
 ---@param f function
 ---@param history table
 function M.replay(task, path, f, history, ...)
-  replay(task, path, f, history, ...)
+  replay(task, path, f, history, false, ...)
   if task.over and task.over.diverged then
     diverged(task)
   end
@@ -246,7 +248,8 @@ end
 ---@param f function
 ---@param history table completions, oldest first: {seq, branch, ordinal, name, hash, state, at, output}
 function M.run(task, path, f, history, ...)
-  replay(task, path, f, history, ...)
+  replay(task, path, f, history, true, ...)
+  task.straight = true
   local kind, a, b, c, d, e
   while true do
     if kind == "judge" then

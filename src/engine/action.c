@@ -211,7 +211,7 @@ static void finish_with(struct action *action, enum action_verdict verdict, cons
     action->verdict = verdict;
     action->text = xstrndup(text, len);
     action->reporting = true;
-    loop_defer(action->actions->engine->loop, report, action);
+    loop_next(action->actions->engine->loop, report, action);
 }
 
 static void finish(struct action *action, enum action_verdict verdict, const char *text,

@@ -1,8 +1,8 @@
 /* loop.c - the event loop on libevent.
  *
- * One turn: the deferred calls that were there when it began, in order, then whatever libevent has.
- * Calls deferred meanwhile belong to the next turn, so neither side can starve the other; while
- * some wait, libevent is only polled. Timers and signals belong to whoever made them. */
+ * One turn: as many deferred calls as there were when it began, in order, then whatever libevent
+ * has. So neither side can starve the other; while some wait, libevent is only polled. Timers and
+ * signals belong to whoever made them. */
 #include "io/loop.h"
 
 #include "io/loop_internal.h"
@@ -16,6 +16,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+enum { MAX_CHAIN = 16 };
+
 struct call {
     loop_fn *fn; // NULL: forgotten
     loop_fn *drop;
@@ -26,6 +28,8 @@ struct loop {
     struct event_base *base;
     struct call *calls; // a ring
     size_t first, count, size;
+    int chain;  // calls in a row that were asked for by the one before; -1: none runs
+    bool asked; // by the one that runs now
     int64_t lag_us;
     bool stopped;
 };
@@ -71,6 +75,7 @@ struct loop *loop_new(void)
     loop->base = event_base_new_with_config(config);
     event_config_free(config);
     must(loop->base);
+    loop->chain = -1;
     return loop;
 }
 
@@ -108,14 +113,25 @@ void loop_free(struct loop *loop)
     free(loop);
 }
 
+/* Runs the first call, and what each asks to be run next. */
+static void run_first(struct loop *loop)
+{
+    loop->chain = 0;
+    do {
+        struct call call = take_call(loop);
+        loop->asked = false;
+        if (call.fn) {
+            call.fn(call.ctx);
+        }
+    } while (loop->asked && !loop->stopped);
+    loop->chain = -1;
+}
+
 void loop_run(struct loop *loop)
 {
     while (!loop->stopped) {
-        for (size_t n = loop->count; n > 0 && !loop->stopped; n--) {
-            struct call call = take_call(loop);
-            if (call.fn) {
-                call.fn(call.ctx);
-            }
+        for (size_t n = loop->count; n > 0 && loop->count > 0 && !loop->stopped; n--) {
+            run_first(loop);
         }
         if (loop->stopped) {
             break;
@@ -132,7 +148,7 @@ void loop_stop(struct loop *loop)
     event_base_loopbreak(loop->base);
 }
 
-void loop_defer_owned(struct loop *loop, loop_fn *fn, loop_fn *drop, void *ctx)
+static void make_room(struct loop *loop)
 {
     if (loop->count == loop->size) {
         size_t size = loop->size ? loop->size * 2 : 64;
@@ -145,8 +161,27 @@ void loop_defer_owned(struct loop *loop, loop_fn *fn, loop_fn *drop, void *ctx)
         loop->size = size;
         loop->first = 0;
     }
+}
+
+void loop_defer_owned(struct loop *loop, loop_fn *fn, loop_fn *drop, void *ctx)
+{
+    make_room(loop);
     loop->count++;
     *call_at(loop, loop->count - 1) = (struct call){fn, drop, ctx};
+}
+
+void loop_next(struct loop *loop, loop_fn *fn, void *ctx)
+{
+    if (loop->chain < 0 || loop->asked || loop->chain == MAX_CHAIN) {
+        loop_defer(loop, fn, ctx);
+        return;
+    }
+    make_room(loop);
+    loop->first = (loop->first + loop->size - 1) % loop->size;
+    loop->count++;
+    loop->chain++;
+    loop->asked = true;
+    *call_at(loop, 0) = (struct call){fn, NULL, ctx};
 }
 
 void loop_defer(struct loop *loop, loop_fn *fn, void *ctx)

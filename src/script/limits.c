@@ -179,29 +179,56 @@ void vm_give(struct vm *vm, size_t bytes)
     vm->may_us += (int64_t)(bytes / BYTES_PER_US);
 }
 
-/* coroutine.resume, as Lua's own */
-static int l_resume(lua_State *L)
+static int go_on(lua_State *L, lua_State *co, int nargs);
+
+/* What the owner of the task gives goes to the coroutine that asked it. */
+static int answered(lua_State *L, int status, lua_KContext ctx)
 {
-    struct vm *vm = vm_of(L);
+    (void)status, (void)ctx;
     lua_State *co = lua_tothread(L, 1);
-    int nargs = lua_gettop(L) - 1, count = 0;
-    luaL_argexpected(L, co, 1, "coroutine");
+    int nargs = task_push_given(L);
     if (!lua_checkstack(co, nargs))
         return luaL_error(L, "too many arguments to resume");
     lua_xmove(L, co, nargs);
+    return go_on(L, co, nargs);
+}
+
+/* Runs the coroutine, which is the one value of L's stack, to its next yield or its end. What it
+ * asks of the task's owner goes there without waking who resumed it. */
+static int go_on(lua_State *L, lua_State *co, int nargs)
+{
+    struct vm *vm = vm_of(L);
+    int count = 0;
     begin_burst(vm);
     vm->thread = co;
     int status = lua_resume(co, L, nargs, &count);
     vm->thread = L;
     begin_burst(vm);
     bool ok = status == LUA_OK || status == LUA_YIELD;
-    lua_pushboolean(L, ok);
     if (!lua_checkstack(L, count + 1)) {
         lua_pop(co, count);
         return luaL_error(L, "too many results to resume");
     }
+    if (status == LUA_YIELD && task_is_asked(L, co, count)) {
+        lua_xmove(co, L, count - 1);
+        lua_pop(co, 1);
+        return lua_yieldk(L, count - 1, 0, answered);
+    }
+    lua_pushboolean(L, ok);
     lua_xmove(co, L, ok ? count : 1);
     return ok ? count + 1 : 2;
+}
+
+/* coroutine.resume, as Lua's own */
+static int l_resume(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, 1);
+    int nargs = lua_gettop(L) - 1;
+    luaL_argexpected(L, co, 1, "coroutine");
+    if (!lua_checkstack(co, nargs))
+        return luaL_error(L, "too many arguments to resume");
+    lua_xmove(L, co, nargs);
+    return go_on(L, co, nargs);
 }
 
 void limits_open(lua_State *L)

@@ -44,13 +44,15 @@ struct task {
     struct slice lent;
     struct queue resumes, posts;
     size_t posted_bytes;
+    int yielded; /* values that wait on its stack for the next resume to take them away */
     int64_t used_us;
     bool deferred; /* a turn is due */
     bool returned; /* its function has returned */
     bool *gone;    /* set when the task is freed during its turn */
 };
 
-static void *running_ctx; /* of the task whose Lua runs in this process */
+static const char for_owner; /* its address is yielded in front of what is for the owner */
+static void *running_ctx;    /* of the task whose Lua runs in this process */
 
 void *task_running(void)
 {
@@ -128,7 +130,7 @@ static void defer(struct task *task)
     if (task->deferred || !task->resumes.first)
         return;
     task->deferred = true;
-    loop_defer(task->vm->loop, task_turn, task);
+    loop_next(task->vm->loop, task_turn, task);
 }
 
 struct task *task_start(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
@@ -239,26 +241,51 @@ static int start(lua_State *L)
     return 1;
 }
 
-static int resumed(lua_State *L, int status, lua_KContext ctx)
+int task_push_given(lua_State *L)
 {
-    (void)status, (void)ctx;
     const struct batch *given = running_task(L)->given;
     vm_push_slices(L, given->args, given->nargs);
     return (int)given->nargs;
+}
+
+static int resumed(lua_State *L, int status, lua_KContext ctx)
+{
+    (void)status, (void)ctx;
+    return task_push_given(L);
+}
+
+/* What is given to the owner are strings, or nils. */
+static int check_yielded(lua_State *L)
+{
+    int count = lua_gettop(L);
+    luaL_argcheck(L, count <= MAX_YIELDED, MAX_YIELDED + 1, "too many values for the owner");
+    for (int i = 1; i <= count; i++)
+        if (!lua_isnil(L, i))
+            luaL_checkstring(L, i);
+    return count;
 }
 
 /* coroutine.yield. What the task itself yields is for its owner, and it gets what that resumes it
  * with; the strings are made here, where running out of memory is an error of the script. */
 static int l_yield(lua_State *L)
 {
-    int count = lua_gettop(L);
     if (!running_task(L))
-        return lua_yield(L, count);
-    luaL_argcheck(L, count <= MAX_YIELDED, MAX_YIELDED + 1, "too many values for the owner");
-    for (int i = 1; i <= count; i++)
-        if (!lua_isnil(L, i))
-            luaL_checkstring(L, i);
-    return lua_yieldk(L, count, 0, resumed);
+        return lua_yield(L, lua_gettop(L));
+    return lua_yieldk(L, check_yielded(L), 0, resumed);
+}
+
+/* host.ask(...): what a coroutine of the task yields past the task, to its owner. */
+int task_ask(lua_State *L)
+{
+    int count = check_yielded(L);
+    lua_pushlightuserdata(L, (void *)&for_owner);
+    lua_insert(L, 1);
+    return lua_yield(L, count + 1);
+}
+
+bool task_is_asked(lua_State *L, lua_State *co, int count)
+{
+    return count > 0 && lua_touserdata(co, -count) == &for_owner && running_task(L);
 }
 
 void task_open(lua_State *L)
@@ -346,6 +373,7 @@ static bool deliver(struct task *task)
 static void deliver_yielded(struct task *task, int count)
 {
     struct slice args[MAX_YIELDED];
+    task->yielded = count;
     for (int i = 0; i < count; i++)
         args[i].data = lua_tolstring(task->co, i - count, &args[i].len);
     if (count > 0)
@@ -412,7 +440,8 @@ static void run(struct task *task)
         return;
     }
     if (lua_status(task->co) == LUA_YIELD)
-        lua_settop(task->co, 0); /* what it had yielded */
+        lua_pop(task->co, task->yielded);
+    task->yielded = 0;
     vm_enter(vm, task->co, task->used_us);
     vm_give(vm, task->given->bytes);
     vm->running = task;

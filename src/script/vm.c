@@ -171,6 +171,8 @@ static int open_vm(lua_State *L)
     lua_setfield(L, -2, "post");
     lua_pushcfunction(L, task_lent);
     lua_setfield(L, -2, "lent");
+    lua_pushcfunction(L, task_ask);
+    lua_setfield(L, -2, "ask");
     lua_setglobal(L, "host");
 
     lua_pushcfunction(L, l_require);

@@ -52,9 +52,17 @@ void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs);
 /* Pushes the text of the error value at index. May raise. */
 void vm_push_error_text(lua_State *L, int index);
 
-/* task.c: host.post, host.lent, and what makes coroutine.yield talk to the owner. May raise. */
+/* task.c: host.post, host.lent, host.ask, and what makes coroutine.yield talk to the owner. May
+ * raise.
+ */
 int task_post(lua_State *L);
 int task_lent(lua_State *L);
+int task_ask(lua_State *L);
 void task_open(lua_State *L);
+/* Whether the `count` values that co has yielded to L are what host.ask sends to the task's owner,
+ * behind one that says so. */
+bool task_is_asked(lua_State *L, lua_State *co, int count);
+/* Pushes what the task of L was resumed with; returns how many. */
+int task_push_given(lua_State *L);
 
 #endif

@@ -65,11 +65,53 @@ static void test_deferred_calls_keep_their_order(void **state)
     assert_string_equal(f->trace, "bcdefghijklmnopqrstuvwxy");
 }
 
+static void trace_and_ask(void *ctx)
+{
+    struct step *step = ctx;
+    trace(step);
+    if (step->name < 'c') {
+        loop_next(step->fixture->loop, trace_and_ask, step + 1);
+        loop_next(step->fixture->loop, trace, step + 10);
+    }
+}
+
+static void test_what_is_asked_for_next_comes_before_the_others(void **state)
+{
+    struct fixture *f = *state;
+    struct step steps[26];
+    for (int i = 0; i < 26; i++) {
+        steps[i] = (struct step){f, (char)('a' + i)};
+    }
+    loop_next(f->loop, trace_and_ask, &steps[0]); // nothing runs: the end of the queue
+    loop_defer(f->loop, trace, &steps[25]);
+    run_for(f->loop, 5);
+    assert_string_equal(f->trace, "abczkl"); // one each
+}
+
 static void again(void *ctx)
 {
     struct fixture *f = ctx;
     f->count++;
     loop_defer(f->loop, again, f);
+}
+
+static void again_next(void *ctx)
+{
+    struct fixture *f = ctx;
+    f->count++;
+    loop_next(f->loop, again_next, f);
+}
+
+static void test_a_chain_does_not_starve_the_others(void **state)
+{
+    struct fixture *f = *state;
+    struct step step = {f, 'x'};
+    loop_defer(f->loop, again_next, f);
+    loop_defer(f->loop, trace, &step);
+    loop_defer(f->loop, stop, f->loop);
+    loop_run(f->loop);
+    assert_string_equal(f->trace, "x");
+    assert_true(f->count > 1 && f->count < 100);
 }
 
 static void count(void *ctx)
@@ -216,6 +258,8 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_deferred_calls_keep_their_order),
+        T(test_what_is_asked_for_next_comes_before_the_others),
+        T(test_a_chain_does_not_starve_the_others),
         T(test_calls_that_defer_calls_do_not_starve_timers),
         T(test_a_call_may_forget_the_next),
         T(test_a_thousand_calls_across_turns),
