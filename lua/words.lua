@@ -38,15 +38,12 @@ local function check_options(action, options)
   durable.checked(tries.check, options, action)
 end
 
-local function has_options(args)
-  return args.name ~= nil or args.retries ~= nil or args.timeout ~= nil or args.in_doubt ~= nil
-end
-
 local function split_options(action, args)
   if args ~= nil and type(args) ~= "table" then
     raise(action .. " takes one table: " .. action .. " { … }")
   end
-  if not args or action == "agent.run" or not has_options(args) then
+  if not args or action == "agent.run" or args.name == nil and args.retries == nil
+    and args.timeout == nil and args.in_doubt == nil then
     return args or {}, durable.NO_OPTIONS
   end
   local rest, options = {}, {}

@@ -64,7 +64,6 @@ static void note_free(struct note *note)
     free(note->json);
     free(note->texts);
     free(note->output);
-    free(note->at);
     free(note->payload);
     while (note->candidates) {
         struct candidate *c = note->candidates;

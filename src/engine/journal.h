@@ -64,7 +64,8 @@ struct note {
     int64_t settled;
     /* the answer */
     enum note_result result;
-    char *at, *payload;
+    char at[24]; /* business time, UTC text */
+    char *payload;
     struct candidate *candidates; /* oldest first */
     const char *error;
     struct note *next; /* the journal's */

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "engine/worker.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -320,6 +321,11 @@ static void tell_stop(struct note *const *notes, size_t n, bool steps, const cha
     candidate_free(c);
 }
 
+static void set_at(struct note *note, const char *at)
+{
+    snprintf(note->at, sizeof(note->at), "%s", at);
+}
+
 static void read_step(struct note *const *notes, size_t n, const struct db_reply *reply, int s,
                       int row)
 {
@@ -334,8 +340,7 @@ static void read_step(struct note *const *notes, size_t n, const struct db_reply
     struct note *note = find(notes, n, NOTE_STEP, id, (int)db_int(reply, s, row, 2));
     if (!note)
         return;
-    free(note->at);
-    note->at = xstrdup(db_value(reply, s, row, 3));
+    set_at(note, db_value(reply, s, row, 3));
     if (strcmp(what, "differs") == 0)
         note->result = NOTE_DIFFERS;
 }
@@ -346,7 +351,7 @@ static void read_steps(struct note *const *notes, size_t n, const struct db_repl
     const char *at = db_value(reply, s, 0, 3);
     for (size_t i = 0; i < n; i++) {
         if (notes[i]->kind == NOTE_STEP)
-            notes[i]->at = xstrdup(at);
+            set_at(notes[i], at);
     }
     for (int row = 1; row < db_rows(reply, s); row++) {
         if (strcmp(db_value(reply, s, row, 0), "stop") != 0) {
@@ -373,7 +378,7 @@ static void read_suspended(struct note *const *notes, size_t n, const struct db_
             note->result = NOTE_LOST;
         } else if (strcmp(result, "done") == 0) {
             note->result = NOTE_DONE;
-            note->at = xstrdup(at);
+            set_at(note, at);
             note->payload = xstrdup(db_value(reply, s, row, 5));
         } else if (strcmp(result, "judge") == 0) {
             note->result = NOTE_JUDGE;

@@ -323,31 +323,32 @@ void db_param_jsons(struct db_unit *unit, size_t n, const char *const *values)
     put_strings(unit, n, values, OID_JSONS, OID_JSON);
 }
 
+// By a table: nobody can predict the branches of digits drawn by lot.
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
+    static const signed char digits[256] = {
+        ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,
+        ['6'] = 7,  ['7'] = 8,  ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12,
+        ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16, ['A'] = 11, ['B'] = 12,
+        ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16};
+    return digits[(unsigned char)c] - 1;
 }
 
 // 8-4-4-4-12 digits into 16 bytes.
 static bool uuid_bytes(const char *text, unsigned char out[16])
 {
-    size_t n = 0;
-    for (size_t i = 0; i < 36; i++) {
-        if (i == 8 || i == 13 || i == 18 || i == 23) {
-            if (text[i] != '-') {
-                return false;
-            }
-            continue;
-        }
-        int digit = hex_digit(text[i]);
-        if (digit < 0) {
+    static const unsigned char places[16] = {0,  2,  4,  6,  9,  11, 14, 16,
+                                             19, 21, 24, 26, 28, 30, 32, 34};
+    for (size_t i = 0; i < 16; i++) {
+        size_t at = places[i];
+        if (i >= 4 && i <= 10 && i % 2 == 0 && text[at - 1] != '-') {
             return false;
         }
-        out[n / 2] = (unsigned char)(n % 2 ? out[n / 2] << 4 | digit : digit);
-        n++;
+        int high = hex_digit(text[at]), low = high < 0 ? -1 : hex_digit(text[at + 1]);
+        if (low < 0) {
+            return false;
+        }
+        out[i] = (unsigned char)(high << 4 | low);
     }
     return text[36] == 0;
 }
