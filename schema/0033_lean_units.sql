@@ -42,7 +42,7 @@ begin
         name, args_hash, input, output, at, started_at, finished_at)
     select ids[i], runs[i], seqs[i], branches[i], ordinals[i],
            case states[i] when 'note' then 'done' else states[i] end, names[i], hashes[i], inputs[i],
-           outputs[i], business, wall - took[i] * interval '1 ms', wall
+           outputs[i], business, wall - took[i] * interval '100 us', wall
     from generate_series(1, cardinality(ids)) i
     where ids[i] = any(held)
     on conflict do nothing;
@@ -51,7 +51,7 @@ begin
         name, args_hash, input, output, at, started_at, finished_at)
     select ids[i], runs[i], seqs[i], branches[i], ordinals[i],
            case states[i] when 'note' then 'done' else states[i] end, names[i], hashes[i], inputs[i],
-           outputs[i], business, wall - took[i] * interval '1 ms', wall
+           outputs[i], business, wall - took[i] * interval '100 us', wall
     from generate_series(1, cardinality(ids)) i
     where cardinality(held) = cardinality(owners) or ids[i] = any(held);
   end if;

@@ -30,7 +30,7 @@ struct request {
     char *output;
     struct action *action;
     struct note *note; /* in the journal */
-    int64_t began_ms;
+    int64_t began_us;
     struct candidate *candidates; /* to be judged, oldest first */
     int64_t after;                /* the last that was found not ours */
 };

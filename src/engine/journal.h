@@ -56,7 +56,8 @@ struct note {
     bool again; /* the journal's: it may have been written already */
     char *json;
     /* NOTE_STEP: its texts are in `texts`, or constant; that and output are the note's */
-    int run, seq, ordinal, took_ms;
+    int run, seq, ordinal;
+    int64_t began_us; /* clock_mono_us(); 0: nothing was called */
     char *texts, *output;
     const char *branch, *name, *hash, *state, *input;
     /* NOTE_NOT_OURS */

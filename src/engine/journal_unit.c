@@ -3,6 +3,7 @@
 #include "engine/journal_unit.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/worker.h"
 
@@ -78,6 +79,18 @@ static const char **instances(struct arena *arena, const struct group *g)
     return out;
 }
 
+/* Until now, in tenths of a ms, so that the time at which a step is recorded tells when it began. */
+static int32_t *tooks(struct arena *arena, const struct group *g)
+{
+    int32_t *out = arena_alloc(arena, g->n * sizeof(int32_t));
+    int64_t now = clock_mono_us();
+    for (size_t i = 0; i < g->n; i++) {
+        int64_t took = g->notes[i]->began_us ? (now - g->notes[i]->began_us) / 100 : 0;
+        out[i] = took < INT32_MAX ? (int32_t)took : INT32_MAX;
+    }
+    return out;
+}
+
 #define TEXTS(field) texts(arena, g, offsetof(struct note, field))
 #define INTS(field) ints(arena, g, offsetof(struct note, field))
 
@@ -106,7 +119,7 @@ static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
     db_param_texts(unit, g->n, TEXTS(hash));
     db_param_jsons(unit, g->n, TEXTS(input));
     db_param_jsons(unit, g->n, TEXTS(output));
-    db_param_int4s(unit, g->n, INTS(took_ms));
+    db_param_int4s(unit, g->n, tooks(arena, g));
 }
 
 /* One statement with a JSON list of the notes' elements. */

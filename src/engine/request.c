@@ -200,7 +200,7 @@ static void write_step(struct request *r, const char *state, char *output)
     note->run = r->in->run;
     note->seq = r->in->next_seq++;
     note->ordinal = r->ordinal;
-    note->took_ms = r->began_ms ? (int)(clock_mono_ms() - r->began_ms) : 0;
+    note->began_us = r->began_us;
     note->texts = r->texts;
     r->texts = NULL;
     note->branch = r->branch;
@@ -296,7 +296,7 @@ static void begin_action(struct request *r)
                                      .due = r->due,
                                      .trace = in->trace};
     r->state = REQUEST_ACTING;
-    r->began_ms = clock_mono_ms();
+    r->began_us = clock_mono_us();
     r->action = action_start(in->host->actions, &call, acted, r);
 }
 

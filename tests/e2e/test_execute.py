@@ -679,6 +679,19 @@ class UnitsTest(Case):
         self.wait("select count(*) from (%s) x" % self.JOURNAL, "1")
         time.sleep(0.3)  # the second unit is sent, which nothing shows
 
+    def test_a_step_that_waited_to_be_written_tells_when_it_began(self):
+        self.body("all { function() note('a') end, function() sms.send { to = e.customer, text = 'b' } end }")
+        self.begin(1)
+        go = self.hold()
+        self.worker()
+        self.is_held(1)
+        time.sleep(0.5)
+        released = self.sql("select clock_timestamp()")
+        go()
+        self.states(done=1)
+        self.assertEqual("t", self.sql("select started_at < '%s'::timestamptz - interval '0.5 s' and finished_at > '%s' "
+                                       "from workflow_step_executions where name like 'sms.send%%'" % (released, released)))
+
     def test_a_connection_lost_with_two_units_under_way_writes_each_step_once(self):
         self.body("for i = 1, 3 do sms.send { to = e.customer, text = 'n' .. i } end")
         self.begin(230)
