@@ -37,6 +37,7 @@ static const char configuration[] = "\n# Moonwright: a private server for one co
                                     "wal_level = minimal\n"
                                     "max_wal_senders = 0\n"
                                     "bgwriter_delay = 1s\n"
+                                    "wal_writer_delay = 1s\n"
                                     "bgwriter_lru_maxpages = 500\n"
                                     "jit = off\n"
                                     "timezone = 'UTC'\n"
