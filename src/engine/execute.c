@@ -39,7 +39,7 @@ struct execute {
 };
 
 /* Room for those that wait for the outside is one thing, for those that are written or run now
- * another. */
+ * another. Those whose end is written now are replaced by the unit that writes it. */
 static int room_of(const struct execute *x)
 {
     int live = MAX_LIVE - x->live;
@@ -151,7 +151,7 @@ static void claim_done(void *ctx, int rows)
     feed(x);
 }
 
-static void settled(void *ctx)
+static void may_claim(void *ctx)
 {
     feed(ctx);
 }
@@ -217,7 +217,8 @@ struct execute *execute_start(const struct engine *engine, struct actions *actio
     const struct journal_events events = {.stop = instance_stop,
                                           .claimed = claimed,
                                           .claim_done = claim_done,
-                                          .settled = settled,
+                                          .settled = may_claim,
+                                          .sending = may_claim,
                                           .known = known,
                                           .lost = lose,
                                           .ctx = x};

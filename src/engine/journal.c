@@ -34,6 +34,7 @@ struct journal {
     struct loop_timer *retry, *again; /* for units; for a claim that was refused */
     struct note *first, **end;        /* queued */
     size_t queued;
+    size_t staying; /* notes whose instances go on after them */
     struct flight flights[FLIGHTS];
     size_t limit; /* instances per unit while one of them makes units fail */
     int claim;    /* asked for, and not in a unit under way */
@@ -57,6 +58,11 @@ struct note *note_new(enum note_kind kind, const char *instance, void *owner)
     memcpy(note->instance, instance, strnlen(instance, sizeof(note->instance) - 1));
     note->owner = owner;
     return note;
+}
+
+static bool stays(const struct note *note)
+{
+    return note->kind != NOTE_FINISH && note->kind != NOTE_RELEASE;
 }
 
 static void note_free(struct note *note)
@@ -91,16 +97,13 @@ void journal_add(struct journal *journal, struct note *note)
     *journal->end = note;
     journal->end = &note->next;
     journal->queued++;
+    journal->staying += stays(note);
     flush_soon(journal);
 }
 
 size_t journal_notes(const struct journal *journal)
 {
-    size_t n = journal->queued;
-    for (size_t i = 0; i < FLIGHTS; i++) {
-        n += journal->flights[i].n;
-    }
-    return n;
+    return journal->staying;
 }
 
 void journal_claim(struct journal *journal, int n, bool hurried)
@@ -242,6 +245,8 @@ static void flush(void *ctx)
 {
     struct journal *j = ctx;
     struct flight *f;
+    if (!j->lost && !j->stopped)
+        j->events.sending(j->events.ctx);
     j->deferred = false;
     if (j->lost || j->stopped)
         return;
@@ -249,6 +254,15 @@ static void flush(void *ctx)
         j->limit = ALL; /* whoever made units fail is out of the queue */
     while ((f = next_flight(j)) && send_unit(j, f)) {
     }
+}
+
+/* The end of a note. */
+static void tell(struct journal *j, struct note *note)
+{
+    j->staying -= stays(note);
+    if (!j->stopped && note->done)
+        note->done(note);
+    note_free(note);
 }
 
 static void committed(struct journal *j, struct flight *f, const struct db_reply *reply)
@@ -259,9 +273,7 @@ static void committed(struct journal *j, struct flight *f, const struct db_reply
     f->n = 0;
     journal_unit_read(f->notes, n, &f->plan, reply, &j->events);
     for (size_t i = 0; i < n; i++) {
-        if (!j->stopped && f->notes[i]->done)
-            f->notes[i]->done(f->notes[i]);
-        note_free(f->notes[i]);
+        tell(j, f->notes[i]);
     }
     if (!f->claim || j->stopped)
         return;
@@ -295,9 +307,7 @@ static void give_up(struct journal *j, struct flight *f, const struct err *err)
                   err->message, NULL);
         note->result = NOTE_REFUSED;
         note->error = err->message;
-        if (!j->stopped && note->done)
-            note->done(note);
-        note_free(note);
+        tell(j, note);
     }
 }
 

@@ -80,6 +80,7 @@ struct journal_events {
     void (*claimed)(void *ctx, const struct db_reply *reply, int statement, int row);
     void (*claim_done)(void *ctx, int rows); /* after the last row */
     void (*settled)(void *ctx);              /* a unit is answered, all of it was told */
+    void (*sending)(void *ctx); /* a unit may go: the last moment to claim with it */
     /* The instances that we know we hold: an array of *n ids, valid until the next call. */
     const char *const *(*known)(void *ctx, size_t *n);
     void (*lost)(void *ctx); /* the lease is gone; called once, nothing is called after it */
@@ -91,7 +92,8 @@ void journal_free(struct journal *journal); /* forgets what isn't written; no do
 
 struct note *note_new(enum note_kind kind, const char *instance, void *owner);
 void journal_add(struct journal *journal, struct note *note);
-size_t journal_notes(const struct journal *journal); /* queued or under way */
+/* Queued or under way, but for those by which an instance leaves. */
+size_t journal_notes(const struct journal *journal);
 /* The next unit also claims up to n instances (0: no); a unit is made for it only when it has no
  * time to wait for notes. */
 void journal_claim(struct journal *journal, int n, bool hurried);
