@@ -14,10 +14,9 @@ create index workflow_queue_reason on workflow_queue ((reason->>'code')) where r
 -- One plan, made once: with the arrays of each call in it, another one would look cheaper and be made
 -- anew at each call.
 alter function claim(uuid, int) set plan_cache_mode = force_generic_plan;
-alter function finish(uuid, uuid[], jsonb) set plan_cache_mode = force_generic_plan;
 
 -- As before; an array that is a parameter of the function gives its nth element at once, without
--- eleven functions that hand over rows.
+-- eleven functions that hand over rows; and no aggregate is prepared for each unit.
 create or replace function record(
   me uuid, again boolean, owners uuid[], ids uuid[], runs smallint[], seqs int[], branches text[],
   ordinals int[], states text[], names text[], hashes text[], inputs json[], outputs json[],
@@ -27,16 +26,20 @@ returns table (what text, instance uuid, seq int, at text, event uuid, judged bo
 language plpgsql volatile set enable_seqscan = off
 set plan_cache_mode = force_generic_plan as $$
 declare
-  held uuid[];
+  found_ uuid[];   -- one for each that is held: its id if it is watched, else null
+  held uuid[];     -- null: all of them are
   asked uuid[];
   wall timestamptz := clock_timestamp();
   business timestamptz := business_of(wall);
   written int;
 begin
-  select array_agg(q.instance_id), array_agg(q.instance_id) filter (where q.watched)
-  into held, asked
-  from workflow_queue q where q.instance_id = any(owners) and q.worker = me;
-  held := coalesce(held, '{}');
+  found_ := array(select case when q.watched then q.instance_id end
+                  from workflow_queue q where q.instance_id = any(owners) and q.worker = me);
+  asked := array_remove(found_, null);
+  if cardinality(found_) < cardinality(owners) then
+    held := array(select q.instance_id
+                  from workflow_queue q where q.instance_id = any(owners) and q.worker = me);
+  end if;
   if again then
     insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state,
         name, args_hash, input, output, at, started_at, finished_at)
@@ -44,7 +47,7 @@ begin
            case states[i] when 'note' then 'done' else states[i] end, names[i], hashes[i], inputs[i],
            outputs[i], business, wall - took[i] * interval '100 us', wall
     from generate_series(1, cardinality(ids)) i
-    where ids[i] = any(held)
+    where held is null or ids[i] = any(held)
     on conflict do nothing;
   else
     insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state,
@@ -53,7 +56,7 @@ begin
            case states[i] when 'note' then 'done' else states[i] end, names[i], hashes[i], inputs[i],
            outputs[i], business, wall - took[i] * interval '100 us', wall
     from generate_series(1, cardinality(ids)) i
-    where cardinality(held) = cardinality(owners) or ids[i] = any(held);
+    where held is null or ids[i] = any(held);
   end if;
   get diagnostics written = row_count;
 
@@ -65,10 +68,10 @@ begin
     select s.id, s.run, s.branch, s.ordinal, s.output->>'text', business
     from unnest(ids, runs, branches, ordinals, states, outputs)
       s(id, run, branch, ordinal, state, output)
-    where s.state = 'note' and s.id = any(held)
+    where s.state = 'note' and (held is null or s.id = any(held))
     on conflict do nothing;
   end if;
-  if asked is not null then
+  if cardinality(asked) > 0 then
     return query select 'stop', c.instance_id, null::int, null::text, c.event_id, c.judged,
                         c.settled, c.payload
                  from stop_candidates(asked) c;
@@ -89,23 +92,63 @@ begin
     cross join lateral (select y.* from workflow_step_executions y
                         where y.workflow_instance_id = s.id and y.run = s.run and y.seq = s.seq
                           and y.finished_at <> wall offset 0) x
-    where s.id = any(held);
+    where held is null or s.id = any(held);
 end $$;
 
--- As before; that nothing queues at all is one look, not one for each key.
-create or replace function instances_ended(ended uuid[], keys text[]) returns void
-language plpgsql volatile set enable_seqscan = off as $$
+-- As before, with less to prepare: what is rarely there is looked for before it is handled.
+create or replace function finish(me uuid, ids uuid[], results jsonb) returns void
+language plpgsql volatile set enable_seqscan = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+  ended uuid[];
+  watching uuid[];
+  parents uuid[];
+  keys text[];
+  business timestamptz := business_now();
 begin
-  if not exists (select from workflow_queue w where w.queued_key is not null)
-     or not exists (select from workflow_queue w where w.queued_key = any(keys)) then
+  with d as (delete from workflow_queue q where q.instance_id = any(ids) and q.worker = me
+             returning q.instance_id, q.watched, q.epoch, q.parent_id, q.business_key)
+  select array_agg(d.instance_id),
+         coalesce(array_agg(d.instance_id) filter (where d.watched or d.epoch > 1), '{}'),
+         array_agg(d.parent_id) filter (where d.parent_id is not null),
+         coalesce(array_agg(d.business_key) filter (where d.business_key is not null), '{}')
+  into ended, watching, parents, keys from d;
+  if ended is null then
     return;
   end if;
-  update workflow_queue q
-  set business_key = q.queued_key, queued_key = null,
-      due = case when q.worker is null then clock_timestamp() end
-  where q.instance_id = any(array(
-    select (select w.instance_id from workflow_queue w
-            where w.queued_key = k.key order by w.since, w.instance_id limit 1)
-    from (select distinct x.key from unnest(keys) x(key)) k
-    where not exists (select from workflow_queue h where h.business_key = k.key)));
+  if results is null then
+    update workflow_instances i
+    set state = 'done', finished_at = business, outcome = null, reason = null, error = null
+    where i.id = any(ended);
+  else
+    update workflow_instances i
+    set state = coalesce(results->i.id::text->>'state', 'done'), finished_at = business,
+        outcome = results->i.id::text->>'outcome', reason = results->i.id::text->>'reason',
+        error = results->i.id::text->>'error',
+        value = case when i.parent_id is not null then (results->i.id::text->'value')::json end
+    where i.id = any(ended);
+  end if;
+  if exists (select from workflow_waits x where x.instance_id = any(ended)) then
+    with w as (delete from workflow_waits x where x.instance_id = any(ended)
+               returning x.instance_id)
+    select watching || coalesce(array_agg(w.instance_id), '{}') into watching from w;
+  end if;
+  if cardinality(watching) > 0 then
+    delete from workflow_subscriptions s where s.instance_id = any(watching);
+    delete from workflow_inbox b where b.instance_id = any(watching);
+    -- What was postponed will not leave any more.
+    update messaging_log m set state = 'suppressed', rule = 'ended', until = null
+    where m.instance_id = any(watching) and m.state = 'postponed';
+  end if;
+  if exists (select from workflow_queue w where w.queued_key is not null) then
+    perform instances_ended(ended, keys);
+  end if;
+  if results is not null then
+    perform stop_children(array(select r.key::uuid from jsonb_each(results) r
+                                where r.key::uuid = any(ended)
+                                  and r.value->>'state' in ('stopped', 'cancelled')));
+  end if;
+  if parents is not null then
+    perform children_ended(parents);
+  end if;
 end $$;
