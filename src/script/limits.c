@@ -33,7 +33,9 @@
 #endif
 
 #define TICK_US 4000
-#define BYTES_PER_US 20 /* of a text that is read; it takes a fifth of that */
+#define MAX_PAUSE 1000     /* percent; Lua knows no more */
+#define GARBAGE (8u << 20) /* may lie about beside little that lives */
+#define BYTES_PER_US 20    /* of a text that is read; it takes a fifth of that */
 
 static struct vm *volatile running; /* the vm that is entered, in this process */
 
@@ -144,9 +146,23 @@ void limits_filled(struct heap *heap)
 
 /* ---- a run ---- */
 
+/* Lua collects when what it uses has doubled. While it uses little, that is all the time, and costs
+ * more than the work: then it may be several times as much. Heard by Lua when a collection ends,
+ * when what is used is what lives. */
+static void set_pause(struct vm *vm)
+{
+    size_t lives = vm->heap.used ? vm->heap.used : 1;
+    int pause = lives >= GARBAGE ? 200 : (int)(100 + 100 * (GARBAGE / lives));
+    pause = pause > MAX_PAUSE ? MAX_PAUSE : pause;
+    if (pause != vm->pause)
+        lua_gc(vm->L, LUA_GCINC, pause, 0, 0);
+    vm->pause = pause;
+}
+
 void vm_enter(struct vm *vm, lua_State *thread, int64_t used_us)
 {
     must(!running); /* no vm is re-entrant, and none runs another */
+    set_pause(vm);
     if (vm->heap.used > vm->heap.cap / 4 * 3 && vm->heap.used > vm->settled + vm->heap.cap / 16) {
         lua_gc(vm->L, LUA_GCCOLLECT);
         vm->settled = vm->heap.used;

@@ -20,6 +20,7 @@ struct vm {
     struct task *running; /* the task whose Lua runs, if it is a task's */
     int *idle;            /* coroutines that may run again: their places in the registry */
     size_t nidle, idle_size;
+    int pause; /* of the collector, in percent of what lives */
 
     /* The run that is going on, between vm_enter and vm_leave. */
     lua_State *entered;          /* the thread that was entered; NULL: no Lua is running */
