@@ -13,8 +13,8 @@
 #include <stdlib.h>
 
 #define MAX_LIVE 2000 /* instances under way at once */
-#define AT_HAND 500   /* those that could go on at once: more only make the memory colder */
-#define CLAIM 125     /* of one unit */
+#define AT_HAND 600   /* those that could go on at once: more only make the memory colder */
+#define CLAIM 200     /* of one unit */
 #define POLL_MS 1000
 #define HEARD 5    /* where hints are heard we look so much more seldom */
 #define LEAST_MS 5 /* what is due may be another worker's claim that isn't committed */

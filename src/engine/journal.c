@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT_NOTES 250 /* notes of one unit */
+#define UNIT_NOTES 300 /* notes of one unit */
 #define FLIGHTS 2      /* units under way */
-#define SECOND 100     /* notes that are worth a unit while another one is under way */
+#define SECOND 150     /* notes that are worth a unit while another one is under way */
 #define RETRY_MS 250   /* before a unit is sent again that failed for no fault of its own */
 #define ALL SIZE_MAX
 
