@@ -34,7 +34,7 @@
 
 #define TICK_US 4000
 #define MAX_PAUSE 1000     /* percent; Lua knows no more */
-#define GARBAGE (8u << 20) /* may lie about beside little that lives */
+#define GARBAGE (6u << 20) /* may lie about beside little that lives */
 #define BYTES_PER_US 20    /* of a text that is read; it takes a fifth of that */
 
 static struct vm *volatile running; /* the vm that is entered, in this process */
