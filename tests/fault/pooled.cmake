@@ -25,7 +25,7 @@ endforeach()
 
 # And those that run the whole program, with four workflow workers.
 get_property(names GLOBAL PROPERTY daemon_tests)
-list(REMOVE_ITEM names quarantine health) # about the lives and figures of one worker
+list(REMOVE_ITEM names quarantine health latency) # about the lives and figures of one worker
 foreach(name ${names})
   get_property(more GLOBAL PROPERTY python_test_${name})
   long_test(four.${name} ${name})
