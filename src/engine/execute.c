@@ -32,8 +32,8 @@ struct execute {
     int asked;        /* how many the claim under way may bring */
     bool hungry;      /* something may be due */
     bool again;       /* we were told so while a claim was under way, which may not have seen it */
-    bool sated;       /* the last claim brought some and left room: what it didn't see is in no hurry */
-    bool expected;    /* at the timer something is due; else we only look */
+    bool sated; /* the last claim brought some and left room: what it didn't see is in no hurry */
+    bool expected; /* at the timer something is due; else we only look */
     bool claiming, draining, gone, stopped;
     int64_t claimed, finished;
 };

@@ -80,7 +80,7 @@ struct journal_events {
     void (*claimed)(void *ctx, const struct db_reply *reply, int statement, int row);
     void (*claim_done)(void *ctx, int rows); /* after the last row */
     void (*settled)(void *ctx);              /* a unit is answered, all of it was told */
-    void (*sending)(void *ctx); /* a unit may go: the last moment to claim with it */
+    void (*sending)(void *ctx);              /* a unit may go: the last moment to claim with it */
     /* The instances that we know we hold: an array of *n ids, valid until the next call. */
     const char *const *(*known)(void *ctx, size_t *n);
     void (*lost)(void *ctx); /* the lease is gone; called once, nothing is called after it */

@@ -79,7 +79,8 @@ static const char **instances(struct arena *arena, const struct group *g)
     return out;
 }
 
-/* Until now, in tenths of a ms, so that the time at which a step is recorded tells when it began. */
+/* Until now, in tenths of a ms, so that the time at which a step is recorded tells when it began.
+ */
 static int32_t *tooks(struct arena *arena, const struct group *g)
 {
     int32_t *out = arena_alloc(arena, g->n * sizeof(int32_t));

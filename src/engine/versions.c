@@ -337,9 +337,7 @@ static void polled(void *ctx, const struct db_reply *reply)
         look(v);
     int64_t poll = setting_int(v->engine->settings, "EVENT_POLL_INTERVAL_MS");
     poll = poll < POLL_MS ? poll : POLL_MS;
-    loop_timer_set(v->poll, v->told                      ? 0
-                            : pool_hears(v->engine->db) ? poll * HEARD
-                                                        : poll);
+    loop_timer_set(v->poll, v->told ? 0 : pool_hears(v->engine->db) ? poll * HEARD : poll);
 }
 
 static void poll_stamp(void *ctx)

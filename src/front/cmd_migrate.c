@@ -159,13 +159,13 @@ static bool run_sql(struct session *session, const char *sql, session_fn *fn, vo
     return session_run(session, unit, fn, ctx, err);
 }
 
-/* What PostgreSQL says to the second of two that create a table at once: by how far the first was. */
+/* What PostgreSQL says to the second of two that create a table at once: by how far the first was.
+ */
 static bool is_there_already(const char *sqlstate)
 {
-    static const char *const states[] = {
-        "23505",  /* a row of its catalogue */
-        "42P07",  /* a table of that name */
-        "42710"}; /* a row type of that name */
+    static const char *const states[] = {"23505",  /* a row of its catalogue */
+                                         "42P07",  /* a table of that name */
+                                         "42710"}; /* a row type of that name */
     for (size_t i = 0; i < ARRAY_LEN(states); i++) {
         if (strcmp(sqlstate, states[i]) == 0)
             return true;

@@ -29,7 +29,7 @@ bool postgres_start(struct postgres *postgres, struct err *err);
 bool postgres_launch(struct postgres *postgres, struct err *err);
 enum postgres_state postgres_look(struct postgres *postgres);
 bool postgres_is_child(const struct postgres *postgres); /* whoever reaps hears of its end */
-bool postgres_is_ours(struct postgres *postgres); /* we own it, or could just take it over */
+bool postgres_is_ours(struct postgres *postgres);        /* we own it, or could just take it over */
 /* Ends it in an orderly way if we started it, or own it and `adopted` says to. */
 void postgres_stop(struct postgres *postgres, bool adopted);
 

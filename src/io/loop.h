@@ -21,8 +21,8 @@ void loop_stop(struct loop *loop);
 
 /* Runs fn once, in this turn or the next, after the current callback has returned; in order. */
 void loop_defer(struct loop *loop, loop_fn *fn, void *ctx);
-/* The same, before the others: what goes on with what the current callback has in its hands finds it
- * in the processor's cache. Behind the others when too many have followed each other so. */
+/* The same, before the others: what goes on with what the current callback has in its hands finds
+ * it in the processor's cache. Behind the others when too many have followed each other so. */
 void loop_next(struct loop *loop, loop_fn *fn, void *ctx);
 /* How many calls are deferred: what there is to do without anything from outside. */
 size_t loop_deferred(const struct loop *loop);

@@ -24,12 +24,13 @@ struct pool_state pool_state(const struct pool *pool);
 
 /* LISTEN, on a connection that all listeners of the pool share. A notification is a hint: it may be
  * lost or merged. fn is also called once or more after each (re)connect, for what was missed. Where
- * LISTEN doesn't work (a transaction pooler) that is all that is ever heard. To be closed before the
- * pool. */
+ * LISTEN doesn't work (a transaction pooler) that is all that is ever heard. To be closed before
+ * the pool. */
 struct listener;
 struct listener *pool_listen(struct pool *pool, const char *channel, loop_fn *fn, void *ctx);
 void listener_close(struct listener *listener);
-/* Whether what is notified now is heard: that connection is up, and the server itself is behind it. */
+/* Whether what is notified now is heard: that connection is up, and the server itself is behind it.
+ */
 bool pool_hears(const struct pool *pool);
 
 #endif

@@ -162,8 +162,7 @@ int main(int argc, char **argv)
     const struct db_options options = {
         .url = argv[1], .prepare = !getenv("UNPREPARED"), .name = "execute_driver"};
     struct pool *pool = pool_new(loop, &options, 2);
-    driver.engine = (struct engine){
-        .loop = loop, .db = pool, .st = pool, .lua_dir = argv[2]};
+    driver.engine = (struct engine){.loop = loop, .db = pool, .st = pool, .lua_dir = argv[2]};
     driver.engine.one_database = true;
     driver.actions.engine = &driver.engine;
     struct loop_signal *term = loop_signal_new(loop, SIGTERM, terminate, NULL);
