@@ -151,7 +151,7 @@ class OperationsTest(DaemonTest):
 
     def test_queued_behind_another_pause_and_cancel(self):
         self.write("queued.lua", ON % ('if_running = "queue",', "queued", 'sleep "365d"'))
-        self.wait("select count(*) from workflow_definitions where active and name = 'queued'", "1")
+        self.in_force("queued")
         first = self.begun("queued", 5, "sleeping")
         for n in ("2", "3"):
             self.go(5, data={"kind": "queued", "n": n})

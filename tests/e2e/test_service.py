@@ -201,7 +201,7 @@ class DrainTest(daemon.DaemonTest):
         cls.command("live", "on")
         cls.write("actions/lender.lua", LENDER % {"url": cls.lender.url})
         cls.write("calls.lua", CALLS)
-        until(lambda: cls.sql("select count(*) from workflow_definitions where active and name = 'calls'"), "1", 30, "loaded")
+        cls.in_force("calls")
 
     def on_the_wire(self, customer):
         before = self.lender.count("POST")
