@@ -305,8 +305,8 @@ class PolicyTest(OutboundTest):
         self.assertEqual("sent", self.sql("select state from messaging_log"))
 
     def test_tokens_never_pass_the_window(self):
-        self.sql("update provider_limits set capacity = 20, refill = 7.5, tokens = 20 "
-                 "where provider = 'ghl'")
+        self.sql("update provider_limits set capacity = 20, refill = 7.5, tokens = 20, "
+                 "refilled_at = clock_timestamp() - interval '1 h' where provider = 'ghl'")
         begin, granted = time.time(), 0
         while time.time() < begin + 3:
             granted += int(self.sql("select granted from draw_tokens('ghl', 50)"))
