@@ -16,6 +16,7 @@
 #include "engine/settings.h"
 #include "engine/worker.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,8 @@
 #define TEXT_MAX ((size_t)256 << 20)
 #define AGAIN_MS 1000 /* after a failure */
 #define POSTPONED_MS 2000
-#define SOON_MS 20 /* a look for more, behind what a batch has begun */
+#define OUTRUN_MS 5000 /* then the rules we have must do: the newer ones can't be loaded here */
+#define SOON_MS 20     /* a look for more, behind what a batch has begun */
 
 static void begin(void *ctx);
 
@@ -109,9 +111,12 @@ static void settled(void *ctx, const struct db_reply *reply)
         halve(d, err);
         return;
     }
+    bool outrun = refused && !strcmp(err->sqlstate, "MWC01");
+    if (d->checked && (!outrun || !d->outrun_ms))
+        d->outrun_ms = outrun ? clock_mono_ms() : 0;
     if (!detect_answered(d, reply))
         return;
-    int last = (d->engine->one_database ? 4 : 2) + d->fires;
+    int last = (d->engine->one_database ? 4 : 2) + d->fires + d->checked;
     d->stats.batches++;
     d->stats.changes += d->read_changes;
     d->stats.arrivals += d->read_arrivals;
@@ -152,6 +157,16 @@ static void settle(struct detect *d, char *judged)
     struct db_unit *unit = db_unit_new();
     worker_fence(d->engine->worker, unit);
     db_unit_add(unit, "select lock_gate()", 0, NULL);
+    bool was = d->checked;
+    d->checked = !d->outrun_ms || clock_mono_ms() - d->outrun_ms < OUTRUN_MS;
+    if (was && !d->checked)
+        log_warn("detect", "what was put in force isn't loaded here; the rules from before go on",
+                 NULL);
+    if (d->checked) {
+        char stamp[24];
+        snprintf(stamp, sizeof(stamp), "%lld", (long long)d->stamp);
+        db_unit_addv(unit, "select rules_in_force($1::bigint)", 1, stamp);
+    }
     if (d->engine->one_database) {
         db_unit_addv(unit, "select consume_changes($1::bigint[])", 1, d->consume);
         db_unit_addv(unit, "select postpone_changes($1::bigint[])", 1, d->postpone);
@@ -386,10 +401,12 @@ void detect_stop(struct detect *detect)
         detect_free(detect);
 }
 
-void detect_use(struct detect *detect, struct vm *vm)
+void detect_use(struct detect *detect, struct vm *vm, int64_t stamp)
 {
     vm_free(detect->vm);
     detect->vm = vm;
+    detect->stamp = stamp;
+    detect->outrun_ms = 0;
     detect_schedule_forget(&detect->schedule);
     struct buf out;
     struct err err;

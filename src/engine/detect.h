@@ -20,9 +20,9 @@ struct detect *detect_start(const struct engine *engine, loop_fn *lost, loop_fn 
                             void *ctx);
 void detect_stop(struct detect *detect);
 
-/* Takes the VM (versions.h) and judges by it from the next batch on; until the first one, changes
- * wait. */
-void detect_use(struct detect *detect, struct vm *vm);
+/* Takes the VM (versions.h) with the stamp of what it has, and judges by it from the next batch on;
+ * until the first one, changes wait. */
+void detect_use(struct detect *detect, struct vm *vm, int64_t stamp);
 void detect_poke(struct detect *detect); /* something may be there: a hint */
 
 struct detect_stats {

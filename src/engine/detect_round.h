@@ -27,6 +27,10 @@ struct detect {
     loop_fn *lost, *settled;
     void *ctx;
     struct vm *vm; /* owned; NULL until there is one */
+    int64_t stamp; /* of the rules it has */
+    bool checked;  /* the batch under way is refused when there are newer ones */
+    int64_t
+        outrun_ms; /* since when batches were: by newer rules, or by others; 0: the last wasn't */
     bool history;  /* a workflow listens to history */
     struct listener *arrivals, *changes;
     struct loop_timer *timer;

@@ -183,7 +183,7 @@ static void in_force(void *ctx, const struct db_reply *reply)
     struct vm *vm = v->candidate;
     v->candidate = NULL;
     v->looked = true;
-    v->events.active(v->events.ctx, vm);
+    v->events.active(v->events.ctx, vm, v->stamp);
     if (others) {
         struct db_unit *unit = db_unit_new();
         db_unit_add(unit, "select retry_detect_errors()", 0, NULL);

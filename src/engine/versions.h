@@ -14,8 +14,9 @@ struct versions;
 struct vm;
 
 struct versions_events {
-    /* A new set is in force; vm is its detect VM and now the receiver's. */
-    void (*active)(void *ctx, struct vm *vm);
+    /* A new set is in force; vm is its detect VM and now the receiver's. stamp is that of
+     * workflow_stamp. */
+    void (*active)(void *ctx, struct vm *vm, int64_t stamp);
     /* Actions, mappings, templates and the company in force, as {path: source}: told before active,
      * the first time and when they have changed. May be NULL. */
     void (*actions)(void *ctx, const char *files);

@@ -67,14 +67,14 @@ static void use_actions(void *ctx, const char *files)
     worker_on_takeover(role->engine->worker, poke, role);
 }
 
-static void use_versions(void *ctx, struct vm *vm)
+static void use_versions(void *ctx, struct vm *vm, int64_t stamp)
 {
     struct workflow_role *role = ctx;
     if (role->detect == NULL) {
         vm_free(vm);
         return;
     }
-    detect_use(role->detect, vm);
+    detect_use(role->detect, vm, stamp);
     page()->up = true;
 }
 

@@ -3,11 +3,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from database import ROOT, DatabaseTest, literal, until  # noqa: E402
+from database import ROOT, Connection, DatabaseTest, literal, until  # noqa: E402
 
 DRIVER = os.environ.get("DETECT_DRIVER", "")
 
@@ -125,6 +126,35 @@ class DetectTest(DatabaseTest):
             " workflow_instances i on i.id = q.instance_id where i.workflow like 'many%' union all"
             " select xmin::text from event_keys where key = 'estimate:7') x"))
         self.assertEqual(int(before) + 1, int(self.sql("select settled from gate")))
+        self.end()
+
+    def test_what_comes_after_a_version_is_judged_by_it(self):
+        # Another has put something in force, and we can't load it yet: its row is locked.
+        self.begin()
+        first, second = Connection(self.database.url), Connection(self.database.url)
+        self.addCleanup(first.close)
+        self.addCleanup(second.close)
+        first.sql("begin; update workflow_stamp set stamp = stamp + 1")
+        waiting = threading.Thread(target=second.sql, args=("begin; select from workflow_stamp for update",))
+        waiting.start()
+        self.wait("select count(*) from pg_stat_activity where wait_event_type = 'Lock'", "1")
+        first.sql("commit")
+        waiting.join()
+        self.estimate(7)
+        time.sleep(1.5)
+        self.assertEqual("0", self.sql("select count(*) from events"))
+        second.sql("commit")
+        self.wait(self.TYPES, "estimate_created")
+        self.quiet()
+        self.end()
+
+    def test_rules_that_cannot_be_loaded_stop_nothing(self):
+        self.begin()
+        self.sql("create or replace function versions_lock() returns bigint language plpgsql as $$ begin "
+                 "raise exception 'not here'; end $$; "
+                 "update workflow_stamp set stamp = stamp + 1")
+        self.estimate(7)
+        self.wait(self.TYPES, "estimate_created")
         self.end()
 
     def test_an_insert_shows_its_facts_in_their_order_and_starts_nothing_that_is_over(self):

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 from database import ROOT, Database, literal, until
@@ -85,18 +84,11 @@ class DaemonTest(unittest.TestCase):
         cls.addClassCleanup(cls.end, cls.process)
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name not in "
                               "('events', 'company', 'actions')"), lambda n: int(n) >= len(cls.files), 30, "loaded")
-        cls.heard()
 
     @classmethod
     def in_force(cls, name):
         until(lambda: cls.sql("select count(*) from workflow_definitions where active and name = '%s'" % name), "1", 30,
               name + " in force")
-        cls.heard()
-
-    @classmethod
-    def heard(cls):
-        if WORKERS:  # who detects may be another than who put it in force, and hears of it a moment later
-            time.sleep(0.5)
 
     @classmethod
     def end(cls, process):

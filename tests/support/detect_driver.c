@@ -35,10 +35,10 @@ static void lost(void *ctx)
     loop_stop(driver.engine.loop);
 }
 
-static void active(void *ctx, struct vm *vm)
+static void active(void *ctx, struct vm *vm, int64_t stamp)
 {
     (void)ctx;
-    detect_use(driver.detect, vm);
+    detect_use(driver.detect, vm, stamp);
     size_t count;
     const struct versions_refusal *refused = versions_refused(driver.versions, &count);
     for (size_t i = 0; i < count; i++)
