@@ -132,13 +132,21 @@ local function add_flow(api, company)
     return low + math.floor(r * (high - low + 1))
   end
 
+  -- Own code asks nothing of the outside, so there is nothing to be tried again or waited for: what is
+  -- said of that is only checked.
   function api.step(name, options, f)
-    if type(options) == "function" then
-      f = options
+    if type(options) == "function" and f == nil then
+      options, f = {}, options
     end
-    if type(name) ~= "string" or type(f) ~= "function" then
+    if type(name) ~= "string" or type(options) ~= "table" or type(f) ~= "function" then
       raise('step takes a name and a function: step("name", function() … end)')
     end
+    for option in pairs(options) do
+      if option ~= "retries" and option ~= "timeout" then
+        raise("step '" .. name .. "': it has the options retries and timeout, not " .. tostring(option))
+      end
+    end
+    durable.checked(tries.check, options, "step '" .. name .. "'")
     return durable.own(name, f)
   end
 

@@ -360,6 +360,18 @@ describe("a step of own code", function()
   it("may not assign outer locals, send or wait", function()
     local o = owner [[ local n = 0 step("q", function() n = 1 end) return n ]]
     assert.is_truthy(o.result.reason.message:find("step 'q' assigned to local 'n': return it instead", 1, true))
+    o = owner [[ return step("q", { retries = 2, timeout = "5s" }, function() return "ok" end) ]]
+    o:answer()
+    assert.are.equal("ok", o.result.outcome)
+    for options, why in pairs {
+      ["{ retries = -1 }"] = "step 'q': retries is a whole number from 0 to 100",
+      ["{ timeout = '1h' }"] = "step 'q': timeout is for one try",
+      ["{ retry = 2 }"] = "step 'q': it has the options retries and timeout, not retry",
+      ["2"] = "step takes a name and a function" } do
+      o = owner("step('q', " .. options .. ", function() end)")
+      assert.are.equal("stuck", o.result.state)
+      assert.is_truthy(o.result.reason.message:find("x.lua:3: " .. why, 1, true), o.result.reason.message)
+    end
     o = owner [[ step("q", function() sms.send { to = e.customer, text = "x" } end) ]]
     o:answer()
     assert.are.equal("stuck", o.result.state)
