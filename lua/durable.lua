@@ -1,7 +1,4 @@
--- What a body can ask for: steps, sleeps, waits. Each request is handed to the scheduler of its
--- task by a yield, which returns what was recorded for it, on the first run as in a replay.
---
--- Stop, divergence and the end of a task are never errors: the branch yields and isn't resumed.
+-- What a body can ask for: steps, sleeps, waits, its end. How a request gets its answer is in ask.lua.
 local M = {}
 
 local asking = require "ask"
