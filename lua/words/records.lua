@@ -20,6 +20,7 @@ end
 ---@param event table decoded
 ---@return table event
 function M.event(task, event)
+  event.began = nil -- the owner's: when this run began
   learn(task, event)
   if type(event.batch) == "table" then
     for _, one in ipairs(event.batch) do

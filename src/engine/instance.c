@@ -497,6 +497,17 @@ static void read_stops(struct instance *in, const char *text, size_t len)
     json_free(json);
 }
 
+/* When the run under way began, if it isn't the first: its event says so. */
+static void read_began(struct instance *in)
+{
+    struct err err;
+    struct json *event = in->run > 1 ? json_parse(in->event, strlen(in->event), &err) : NULL;
+    const char *began = event ? json_text(event, "began") : NULL;
+    if (began)
+        snprintf(in->created, sizeof(in->created), "%s", began);
+    json_free(event);
+}
+
 struct instance *instance_start(struct instance_host *host, const struct db_reply *reply, int s,
                                 int row)
 {
@@ -511,8 +522,9 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
     size_t cut = mode ? strcspn(mode, " ") : 0;
     in->mode = mode ? xstrndup(mode, cut) : xstrdup("shadow");
     snprintf(in->created, sizeof(in->created), "%s", mode && mode[cut] ? mode + cut + 1 : "");
-    snprintf(in->last_at, sizeof(in->last_at), "%s", in->created);
     in->event = xstrdup(db_value(reply, s, row, 7) ? db_value(reply, s, row, 7) : "{}");
+    read_began(in);
+    snprintf(in->last_at, sizeof(in->last_at), "%s", in->created);
     in->trace = event_trace(in->event);
     if (db_value(reply, s, row, 8))
         in->steps = xstrdup(db_value(reply, s, row, 8));

@@ -21,7 +21,8 @@
 /* $1 workflow, $2 target, $3 after this instance, $4 beginning of an id or null. */
 static const char page_sql[] =
     "select q.instance_id, q.epoch, o.version, json_build_object('instance', q.instance_id,"
-    " 'run', q.run, 'mode', i.mode, 'workflow', i.workflow, 'created', utc(i.created_at),"
+    " 'run', q.run, 'mode', i.mode, 'workflow', i.workflow, 'created', coalesce((select"
+    " e.payload->>'began' from events e where e.id = q.event_id and q.run > 1), utc(i.created_at)),"
     " 'state', q.state, 'held', q.worker is not null, 'stop_when', o.declaration->'stop_when',"
     " 'event', coalesce((select e.payload::text from events e where e.id = q.event_id), '{}'),"
     " 'steps', coalesce((select json_agg(json_build_array(x.seq, x.branch, x.ordinal, x.name,"

@@ -21,6 +21,12 @@ class RunsTest(DaemonTest):
         "sleeper.lua": ON % ("sleep", """
           if e.data.round then sleep "365d" end
           continue_as { customer = e.customer, data = { round = 2 } }"""),
+        "pause.lua": ON % ("pause", """
+          sleep "3s"
+          local round = e.data.round or 1
+          note("round {n}", { n = round })
+          if round == 3 then return "rested" end
+          continue_as { customer = e.customer, data = { round = round + 1 } }"""),
         "undoing.lua": ON % ("undoing", "compensate(function() end) continue_as(e)"),
         "large.lua": ON % ("large", """
           for i = 1, 20 do step("part", function() return ("x"):rep(1000000) end) end"""),
@@ -48,6 +54,13 @@ class RunsTest(DaemonTest):
             "on i.id = x.workflow_instance_id where i.customer_id = 1 and i.workflow = 'rounds' "
             "group by 1 order by 1"))
         self.assertEqual("4", self.sql("select count(distinct title) from staff_tasks where customer_id = 1"))
+
+    def test_each_run_has_a_time_of_its_own(self):
+        self.go(9, data={"kind": "pause"})
+        self.ended("pause", 9, "done rested", 60)
+        self.assertEqual("t", self.sql(  # times are whole seconds to a body
+            "select max(n.at - i.created_at) > interval '5 s' from workflow_notes n "
+            "join workflow_instances i on i.id = n.instance_id where i.customer_id = 9"))
 
     def test_key_and_stops_stay(self):
         self.go(2, data={"kind": "sleep"})
