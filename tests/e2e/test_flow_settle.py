@@ -81,6 +81,15 @@ class Case(DatabaseTest):
                             % (self.worker, ",".join("'%s'" % i for i in asking))) if asking else []
         return sorted({row.split()[0] for row in taken} - set(refused))
 
+    def claimed(self):
+        """A worker takes what is due, and hasn't asked yet; their events."""
+        return self.rows("select event from claim('%s', 100)" % self.worker)
+
+    def begin(self, instance):
+        """It asks now; the instance if it may not begin."""
+        return self.rows("begin; select lock_gate(); select * from flow_begin('%s', array['%s']::uuid[]); commit"
+                         % (self.worker, instance["instance"]))
+
     def finish(self, *instances):
         ids = "array[%s]::uuid[]" % ",".join("'%s'" % i for i in instances)
         self.sql("begin; select fence('%s'); select lock_gate(); select finish('%s', %s, null);"
@@ -409,6 +418,16 @@ class DebounceTest(Case):
         self.assertIn(second["event"], self.of(first))
         self.assertAlmostEqual(120, self.due_in(first), delta=2)
 
+    def test_at_the_latest_one_that_is_claimed_begins_with_the_newest(self):
+        first = self.began(debounce(120, latest=150), if_running="queue")
+        self.pass_time(151)
+        self.claimed()
+        second = self.began(debounce(120, latest=150), if_running="queue")
+        self.assertEqual([first["instance"]], self.begin(first))
+        self.pass_time(1)
+        self.assertEqual([first["instance"]], self.claim())
+        self.assertIn(second["event"], self.of(first))
+
 
 class BatchTest(Case):
     def gathered(self, instance):
@@ -440,6 +459,18 @@ class BatchTest(Case):
         self.finish(first["instance"])
         self.claim()
         self.assertAlmostEqual(3600, self.due_in(fourth), delta=2)
+
+    def test_one_that_is_claimed_but_has_not_begun_is_read_anew(self):
+        for most in (500, 2):
+            first = self.began(batch(3600, most), if_running="queue")
+            self.pass_time(3601)
+            self.assertEqual(1, len(json.loads(self.claimed()[0])["batch"]))
+            self.began(batch(3600, most), if_running="queue")
+            self.assertEqual([first["instance"]], self.begin(first))
+            self.pass_time(1)
+            self.assertEqual(2, len(json.loads(self.claimed()[0])["batch"]))
+            self.assertEqual([], self.begin(first))
+            self.finish(first["instance"])
 
     def test_its_own_events_do_not_wake_its_waits(self):
         first = self.began(batch(3600), if_running="queue")
