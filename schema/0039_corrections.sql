@@ -138,3 +138,56 @@ begin
                where not exists (select from workflow_queue x
                                  where x.instance_id = w.id and x.worker = me);
 end $$;
+
+-- As before; and who called one that queued, and is replaced, is told that it has ended.
+create or replace function settle_taken(instance uuid, workflow text, key text, if_running text,
+                                        event uuid, queue workflow_queue) returns text
+language plpgsql volatile as $$
+declare
+  holder uuid;
+  rest uuid[];
+  parents uuid[];
+begin
+  loop
+    select q.instance_id into holder from workflow_queue q where q.business_key = key
+    for no key update;
+    exit when found;
+    queue.business_key := key;
+    if queue_start(queue) then
+      return 'started';
+    end if;
+  end loop;
+  perform flow_row(workflow, event, case if_running when 'skip' then 'skipped' else 'delayed' end,
+                   'key taken', case when if_running <> 'skip' then instance end,
+                   jsonb_build_object('key', key, 'instance', holder));
+  if if_running = 'skip' then
+    return 'skipped';
+  end if;
+  if if_running = 'replace' then
+    perform stop_instance(holder, 'replaced', event);
+    -- Those that queue behind it have not begun: they end here.
+    with gone as (
+      delete from workflow_queue q
+      where q.queued_key = key and q.worker is null and q.state <> 'stopping'
+      returning q.instance_id, q.parent_id)
+    select array_agg(g.instance_id),
+           array_agg(distinct g.parent_id) filter (where g.parent_id is not null)
+    into rest, parents from gone g;
+    if rest is not null then
+      update workflow_instances i
+      set state = 'stopped', reason = 'replaced', finished_at = business_now()
+      where i.id = any(rest);
+      delete from workflow_subscriptions s where s.instance_id = any(rest);
+      delete from workflow_inbox b where b.instance_id = any(rest);
+      perform flow_left(rest);
+      if parents is not null then
+        perform children_ended(parents);
+      end if;
+    end if;
+  end if;
+  queue.business_key := null;
+  queue.queued_key := key;
+  queue.due := null;
+  perform queue_start(queue);
+  return 'queued';
+end $$;

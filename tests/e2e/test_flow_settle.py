@@ -564,6 +564,21 @@ class ChildTest(Case):
         self.assertEqual("stopped|not started: rate", self.sql(
             "select state, reason from workflow_instances where id = '%s'" % child["instance"]))
 
+    def test_a_child_that_is_replaced_while_it_queues_wakes_its_parent(self):
+        parent, holder = (self.began(None, key=k)["instance"] for k in ("p", "k"))
+        self.assertEqual(2, len(self.claim()))
+        self.began(None, key="k", if_running="replace", parent=parent, detached=False)
+        wait = {"i": 0, "kind": "event", "instance": parent, "run": 1, "branch": "", "ordinal": 1, "seq": 1,
+                "child": self.sql("select instance_id from workflow_queue where parent_id = '%s'" % parent),
+                "name": "call.end#1", "hash": "x", "input": [], "release": True}
+        self.assertEqual("waits", self.sql("select result from suspend('%s', %s::json)" % (self.worker, literal([wait]))))
+        self.assertIsNone(self.due_in({"instance": parent}))
+        self.began(None, key="k", if_running="replace")
+        self.assertEqual("stopped|replaced", self.sql(
+            "select state, reason from workflow_instances where parent_id = '%s'" % parent))
+        self.assertEqual([parent], self.claim())
+        self.assertEqual("t", self.sql("select worker is not null from workflow_queue where instance_id = '%s'" % holder))
+
     def test_children_of_a_campaign_begin_at_the_rate(self):
         parent = self.began(None, key="p")
         events = [self.event() for _ in range(7)]
