@@ -6,6 +6,7 @@
 local arguments = require "arguments"
 local company = require "company"
 local context = require "context"
+local http = require "http"
 local refusal = require "refusal"
 local sandbox = require "sandbox"
 local shipped = require "shipped"
@@ -41,31 +42,14 @@ local function run_file(set, path, words)
   return chunk()
 end
 
-local function http(method)
+local function call(method)
   return function(request)
     local ctx = context.running()
     if not ctx then
       error("http can be used while an action runs only", 2)
     end
     ctx.calls = ctx.calls + 1
-    local url = request.url
-    local query = {}
-    for name, value in pairs(request.query or {}) do
-      query[#query + 1] = arguments.url(tostring(name)) .. "=" .. arguments.url(tostring(value))
-    end
-    table.sort(query)
-    if #query > 0 then
-      url = url .. (url:find("?", 1, true) and "&" or "?") .. table.concat(query, "&")
-    end
-    local answer, err = ctx:call { as = request.as or method:lower() .. "#" .. ctx.calls, url = url,
-      effect = method == "GET" and "read" or ctx.effect, method = method,
-      body = request.json, authorization = (request.headers or {}).Authorization }
-    if not answer and err.code == "in_doubt" then
-      error({ mark = context.UNKNOWN, id = err.id }, 0)
-    elseif not answer then
-      ctx:raise(err)
-    end
-    return { status = answer.status, body = answer.text, json = answer.body }
+    return http.call(ctx, method, ctx.effect, request, method:lower() .. "#" .. ctx.calls)
   end
 end
 
@@ -74,7 +58,7 @@ local function words_of_actions()
     actions = function(declared)
       return declared
     end,
-    http = { get = http "GET", post = http "POST", put = http "PUT", delete = http "DELETE" },
+    http = { get = call "GET", post = call "POST", put = call "PUT", delete = call "DELETE" },
     setting = function(name)
       local ctx = context.running()
       if not ctx then

@@ -138,6 +138,11 @@ function Context:keep(id)
     can = json.array { "sent", "not_sent", "drop", "cancel" } } }, 0)
 end
 
+--- Says that nobody knows whether a call was done.
+function Context.doubt(_, id)
+  error({ mark = UNKNOWN, id = id }, 0)
+end
+
 function Context.raise(_, err)
   fail(err.code == "unavailable" and "unavailable" or "refused", err.message, err)
 end

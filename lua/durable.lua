@@ -10,7 +10,6 @@ local NOTHING = json.encode({})
 
 M.raise, M.checked, M.task, M.enter = asking.raise, asking.checked, asking.task, asking.enter
 M.NO_OPTIONS = {} -- the options of most steps
-M.RUN = {} -- tells a branch to run its own step now
 
 local function failed(err, action, request)
   if type(err) ~= "table" then
@@ -82,49 +81,6 @@ function M.record(word, args, output, state)
   local _, recorded = ask({ kind = "record", word = word, input = encode(args, word),
     output = encode(output, word), state = state or "done" })
   return recorded
-end
-
--- Runs the author's own function: no effects, no waits, no assignments to outer locals.
-local function run_own(task, request, f)
-  local before = host.upvalues(f)
-  task.pure = "inside step only own code may run"
-  local ok, value = pcall(f)
-  task.pure = nil
-  for i, now in ipairs(host.upvalues(f)) do
-    if not rawequal(now.value, before[i].value) then
-      M.raise("step '" .. request.word .. "' assigned to local '" .. now.name
-        .. "': return it instead")
-    end
-  end
-  request.kind = "record"
-  if ok then
-    request.state = "done"
-    request.output = encode({ value = value }, "step '" .. request.word .. "'")
-    if #request.output <= 1 << 20 then
-      return
-    end
-    value = "its result is larger than 1 MB: keep less"
-  end
-  request.state = "failed"
-  request.output = encode({ action = request.word, code = "refused", attempts = 1,
-    message = type(value) == "table" and tostring(value.message) or tostring(value) }, "step")
-end
-
---- Own code as one step: runs once, its result is recorded.
----@param name string
----@param f function
-function M.own(name, f)
-  local request = { kind = "own", word = name, input = NOTHING }
-  local state, output = ask(request)
-  if state == M.RUN then
-    run_own(running(), request, f)
-    state, output = yield(request)
-  end
-  if state == "failed" then
-    running().raised[output] = request
-    error(output, 0)
-  end
-  return output.value
 end
 
 --- Runs functions side by side and returns their results under the same keys; when some failed,

@@ -8,6 +8,7 @@ local M = {}
 local fail = plain.fail
 
 local HINTS = {
+  setting = "only actions see settings: write one in actions/NAME.lua",
   os = "for the time use now() or date(t)",
   io = "files can't be read; keep values in company.lua or in a module of lib/",
   print = 'use note("…") to leave a line in the timeline',

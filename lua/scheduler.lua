@@ -6,6 +6,7 @@
 -- So a body can't tell a replay from its first run.
 local asking = require "ask"
 local durable = require "durable"
+local own = require "own"
 
 local M = {}
 
@@ -120,6 +121,15 @@ local function deliver(task, path, ordinal, name, hash, state, at, output)
   run_ready(task)
 end
 
+-- Hands the answer of a call to the step's function that waits for it. It is no completion: nothing of
+-- it is recorded.
+local function answer(task, path, state, output)
+  local request = task.pending[path]
+  task.pending[path] = nil
+  go_on(task, request.branch, state, output)
+  run_ready(task)
+end
+
 -- What is posted of a request.
 local message = {
   step = function(task, r)
@@ -135,6 +145,13 @@ local message = {
   end,
   record = function(_, r)
     return "record", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.output, r.state
+  end,
+  call = function(task, r)
+    return "call", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.options, task.now,
+      task.due, r.word
+  end,
+  result = function(_, r)
+    return "result", r.branch.path, NUMBERS[r.ordinal], r.name, r.hash, r.input, r.output, r.state
   end,
 }
 
@@ -153,7 +170,7 @@ local function take_asked(task)
     for _, request in ipairs(asked) do
       local open = task.pending[request.branch.path] == request -- the record didn't answer it
       if open and request.kind == "own" then
-        go_on(task, request.branch, durable.RUN)
+        go_on(task, request.branch, own.RUN)
         run_ready(task)
       elseif open then
         outgoing[#outgoing + 1] = request
@@ -268,6 +285,8 @@ function M.run(task, path, f, history, ...)
     durable.enter(task)
     if kind == "done" then
       deliver(task, a, math.tointeger(b), nil, nil, d, c, json.decode(e))
+    elseif kind == "answer" then
+      answer(task, a, b, json.decode(c))
     end
   end
 end

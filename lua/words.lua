@@ -3,6 +3,7 @@
 local campaign = require "words.campaign"
 local children = require "words.children"
 local durable = require "durable"
+local own = require "own"
 local people = require "words.people"
 local records = require "words.records"
 local template = require "template"
@@ -132,8 +133,6 @@ local function add_flow(api, company)
     return low + math.floor(r * (high - low + 1))
   end
 
-  -- Own code asks nothing of the outside, so there is nothing to be tried again or waited for: what is
-  -- said of that is only checked.
   function api.step(name, options, f)
     if type(options) == "function" and f == nil then
       options, f = {}, options
@@ -147,8 +146,10 @@ local function add_flow(api, company)
       end
     end
     durable.checked(tries.check, options, "step '" .. name .. "'")
-    return durable.own(name, f)
+    return own.step(name, options, f)
   end
+
+  api.http = own.http
 
   function api.all(functions)
     if type(functions) ~= "table" then

@@ -136,7 +136,8 @@ function setting(name) end
 ---@field body string
 ---@field json any
 
----In actions only.
+---In actions; get and post also in the function of step. A call is tried again as its action or its step
+---says, then it raises {action, code, message, status, attempts}. Only hosts of MOONWRIGHT_HTTP_HOSTS.
 ---@class http
 http = {}
 

@@ -231,12 +231,14 @@ function sum(list, field) end
 
 -- Flow ---------------------------------------------------------------------------------------------
 
----Own code as one step; f may run again.
+---Own code as one step: its result is recorded, up to 1 MB. In f there are http.get and http.post, and no
+---other effect and no wait. After a crash f may run again, from its start. retries and timeout are those of
+---each call of http.
 ---@generic T
 ---@param name string
 ---@param f fun(): T
 ---@return T
----@overload fun(name: string, options: { retries: number?, timeout: Duration? }, f: fun(): any): any
+---@overload fun(name: string, options: { retries: integer?, timeout: Duration? }, f: fun(): any): any
 function step(name, f) end
 
 ---Side by side; waits for all, then raises the first error.

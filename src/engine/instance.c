@@ -406,9 +406,9 @@ void instance_pump(struct instance *in)
     if (in->left)
         return;
     bool may_begin = !in->halting && !in->leaving;
-    for (struct request *r = in->requests, *next; r && may_begin; r = next) {
+    for (struct request *r = in->requests, *next; r; r = next) {
         next = r->next;
-        if (r->state != REQUEST_HELD)
+        if (r->state != REQUEST_HELD || !(may_begin || r->ran))
             continue;
         const char *full = request_history_full(in);
         if (full)

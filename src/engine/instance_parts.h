@@ -5,7 +5,7 @@
 #include "engine/instance.h"
 #include "script/task.h"
 
-enum request_kind { REQUEST_STEP, REQUEST_SLEEP, REQUEST_WAIT, REQUEST_RECORD };
+enum request_kind { REQUEST_STEP, REQUEST_SLEEP, REQUEST_WAIT, REQUEST_RECORD, REQUEST_CALL };
 
 enum request_state {
     REQUEST_HELD,    /* not begun */
@@ -21,6 +21,7 @@ struct request {
     enum request_kind kind;
     enum request_state state;
     int ordinal;
+    bool ran;    /* a record of what the author's own code has come to */
     char *texts; /* all of these but output; a note has them later */
     const char *branch, *step, *name, *hash, *input; /* step: "branch/ordinal" */
     const char *word, *options, *now, *due;          /* a step's: its action, ... */

@@ -46,10 +46,10 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
         const char *name;
         enum request_kind kind;
         size_t nargs;
-    } kinds[] = {{"step", REQUEST_STEP, 10},
-                 {"sleep", REQUEST_SLEEP, 7},
-                 {"wait", REQUEST_WAIT, 8},
-                 {"record", REQUEST_RECORD, 8}};
+        bool ran;
+    } kinds[] = {{"step", REQUEST_STEP, 10, false},    {"sleep", REQUEST_SLEEP, 7, false},
+                 {"wait", REQUEST_WAIT, 8, false},     {"record", REQUEST_RECORD, 8, false},
+                 {"result", REQUEST_RECORD, 8, true}, {"call", REQUEST_CALL, 10, false}};
     size_t k = 0;
     while (k < ARRAY_LEN(kinds) && strcmp(kinds[k].name, args[0].data) != 0) {
         k++;
@@ -58,6 +58,7 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
     struct request *r = xcalloc(1, sizeof(*r)), **end = &in->requests;
     r->in = in;
     r->kind = kinds[k].kind;
+    r->ran = kinds[k].ran;
     size_t size = args[1].len + args[2].len + 2; /* of step */
     for (size_t i = 1; i < nargs; i++)
         size += args[i].len + 1;
@@ -70,7 +71,7 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
     r->name = keep(&at, args[3]);
     r->hash = keep(&at, args[4]);
     r->input = keep(&at, args[5]);
-    if (r->kind == REQUEST_STEP) {
+    if (r->kind == REQUEST_STEP || r->kind == REQUEST_CALL) {
         r->options = keep(&at, args[6]);
         r->now = keep(&at, args[7]);
         r->due = keep(&at, args[8]);
@@ -229,11 +230,30 @@ static void stops_asked(struct note *note)
     instance_pump(in);
 }
 
+/* The answer of a call goes to the author's own code, also when a stop is decided on or the instance
+ * is leaving: it has begun, and what it comes to is recorded first. Another call doesn't begin. */
+static void hand_over(struct request *r, const char *state, const char *text)
+{
+    struct instance *in = r->in;
+    if (in->task) {
+        const struct slice args[] = {slice_of("answer"), slice_of(r->branch), slice_of(state),
+                                     slice_of(text)};
+        in->turns++;
+        task_resume(in->task, args, ARRAY_LEN(args));
+    }
+    request_free(r);
+    instance_pump(in);
+}
+
 static void acted(void *ctx, enum action_verdict verdict, const char *text, const char *until)
 {
     struct request *r = ctx;
     struct instance *in = r->in;
     r->action = NULL;
+    if (r->kind == REQUEST_CALL && (verdict == ACTION_DONE || verdict == ACTION_FAILED)) {
+        hand_over(r, verdict == ACTION_DONE ? "done" : "failed", text);
+        return;
+    }
     switch (verdict) {
     case ACTION_DONE:
         if (text && strlen(text) > RESULT_MAX) {
@@ -442,6 +462,7 @@ void request_begin(struct request *r)
 {
     switch (r->kind) {
     case REQUEST_STEP:
+    case REQUEST_CALL:
         begin_action(r);
         break;
     case REQUEST_SLEEP:

@@ -339,7 +339,7 @@ end)
 describe("a step of own code", function()
   it("runs once and is recorded", function()
     local o = owner [[ local v = step("sum", function() return 1 + 2 end) return "got " .. v ]]
-    assert.are.equal("record", o.open[1][1])
+    assert.are.equal("result", o.open[1][1])
     o:answer()
     assert.are.equal("got 3", o.result.outcome)
     o:crash()
@@ -376,6 +376,124 @@ describe("a step of own code", function()
     o:answer()
     assert.are.equal("stuck", o.result.state)
     assert.is_truthy(o.result.reason.message:find("sms.send is an effect", 1, true))
+  end)
+end)
+
+describe("http in a step", function()
+  local RATE = '{"status":200,"body":"{\\"rate\\":5}"}'
+  local GET = 'http.get { url = "https://v.example/rate" }'
+
+  it("asks the owner and goes on with the answer, of which nothing is recorded", function()
+    local o = owner('local v = step("rate", { retries = 2, timeout = "5s" }, function() return ' .. GET
+      .. '.json.rate end) return "rate " .. v')
+    local p = o.open[1]
+    assert.are.same({ "call", "", "1", "rate#1" }, { p[1], p[2], p[3], p[4] })
+    assert.are.equal('{"as":"get#1","url":"https://v.example/rate"}', p[6])
+    assert.are.equal('{"retries":2,"timeout":"5s"}', p[7])
+    assert.are.equal("http.get", p[10])
+    o:called(RATE)
+    assert.are.equal("result", o.open[1][1])
+    o:answer()
+    assert.are.equal("rate 5", o.result.outcome)
+    o:crash()
+    assert.are.equal("rate 5", o.result.outcome)
+    assert.are.same({}, o.requests)
+  end)
+
+  it("runs its function anew after a crash in the middle", function()
+    local o = owner('step("rate", function() ' .. GET .. " return " .. GET .. ".status end)")
+    o:called(RATE)
+    assert.is_truthy(o.open[1][6]:find('"get#2"', 1, true))
+    o:crash()
+    assert.is_truthy(o.open[1][6]:find('"get#1"', 1, true))
+    o:called(RATE)
+    o:called(RATE)
+    assert.are.equal("result", o.open[1][1])
+  end)
+
+  it("raises what went wrong, which the step then raises under its own name", function()
+    local FAILED = '{"action":"http.get","code":"unavailable","message":"http: HTTP 503","status":503,"attempts":9}'
+    local body = 'local ok, err = pcall(step, "rate", function() return ' .. GET .. [[ end)
+      return table.concat({ err.action, err.code, err.status, err.attempts }, " ")]]
+    local o = owner(body)
+    o:called(FAILED, "failed")
+    assert.are.equal("failed", o.open[1][8])
+    o:answer()
+    assert.are.equal("rate unavailable 503 9", o.result.outcome)
+    o = owner('return step("rate", function() local ok, err = pcall(function() return ' .. GET
+      .. ' end) return err.code end)')
+    o:called(FAILED, "failed")
+    o:answer()
+    assert.are.equal("unavailable", o.result.outcome)
+    o = owner('local ok, err = pcall(step, "rate", function() ' .. GET .. [[ error "no rate" end)
+      return err.code .. err.attempts .. err.message]])
+    o:called(RATE)
+    o:answer()
+    assert.is_truthy(o.result.outcome:find("^refused1.*no rate$"))
+  end)
+
+  it("leaves other branches their words and their locals", function()
+    local o = owner('local n = 0 return all { a = function() return step("a", function() return n + ' .. GET
+      .. [[.status end) end, b = function() sms.send { to = e.customer, text = "b" } n = 1
+        sms.send { to = e.customer, text = "b" } return step("b", function() return ]] .. GET .. [[.body end) end }.a]])
+    assert.are.same({ "step", "call" }, { o.open[1][1], o.open[2][1] })
+    o:answer("{}")
+    o:answer("{}", "done", 2)
+    assert.are.same({ "call", "call" }, { o.open[1][1], o.open[2][1] })
+    o:called(RATE, "done", 2)
+    o:called(RATE)
+    o:answer(nil, nil, 2)
+    o:answer()
+    assert.are.equal(200, o.result.value)
+    o:crash()
+    assert.are.equal(200, o.result.value)
+  end)
+
+  it("changes nothing in what its function may do, before and behind a call", function()
+    for code, why in pairs {
+      ["n = 1 " .. GET] = "step 'q' assigned to local 'n': return it instead",
+      [GET .. " n = 1"] = "step 'q' assigned to local 'n': return it instead" } do
+      local o = owner('local n = 0 step("q", function() ' .. code .. " end) return n")
+      if o.open[1] then
+        o:called(RATE)
+      end
+      assert.is_truthy(o.result.reason.message:find(why, 1, true))
+    end
+    for _, word in ipairs { 'sms.send { to = e.customer, text = "x" }', 'sleep "1s"', 'note "x"',
+      'step("in", function() end)', "all {}", "compensate(function() end)", 'stop "x"', "setting 'KEY'" } do
+      local o = owner('step("q", function() ' .. GET .. " " .. word .. " end)")
+      o:called(RATE)
+      o:answer()
+      assert.are.equal("stuck", o.result.state, word)
+      assert.is_truthy(o.result.reason.message:find "x.lua:3", word)
+    end
+  end)
+
+  it("is refused elsewhere, with the line", function()
+    for body, why in pairs {
+      [GET] = 'x.lua:3: http.get is for actions and for step: step("name", function() return http.get { … } end)',
+      ['local h = http.post step("a", function() end) h {}'] = "x.lua:3: http.post is for actions and for step",
+      ['step("q", function() http.get "x" end)'] = "x.lua:3: http.get takes one table",
+      ['step("q", function() http.get { uri = "x" } end)'] = 'x.lua:3: http.get: unknown field "uri"',
+      ['step("q", function() http.get {} end)'] = "x.lua:3: http.get: url is missing",
+      ['step("q", function() ("x"):gsub("x", function() ' .. GET .. " end) end)"] = "can't be called from inside",
+      ['step("q", function() http.put { url = "x" } end)'] = "there is no 'http.put' here" } do
+      local o = owner(body)
+      while o.open[1] do
+        o:answer()
+      end
+      assert.is_truthy(o.result.reason.message:find(why, 1, true), o.result.reason.message)
+    end
+    local o = owner('all { function() step("q", function() return ' .. GET
+      .. [[ end) end, function() wait_for("customer_replied", { when = function() return ]] .. GET .. " end }) end }")
+    assert.is_truthy(o:judge({ id = "r1" }, 1):find("http.get is for actions", 1, true))
+  end)
+
+  it("has random numbers of its own, which a replay needn't repeat", function()
+    local body = [[local a = step("q", function() return random() end) local b = random()
+      step("mark", function() end) return a .. " " .. b]]
+    local whole, again = run_all(body, {}), run_all(body, {}, 2)
+    assert.are.equal(whole.result.outcome, again.result.outcome)
   end)
 end)
 

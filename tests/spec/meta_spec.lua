@@ -130,8 +130,9 @@ local function words_of_run()
   local found = {}
   for word in pairs(add_words({}, words.build { actions = {}, events = {},
     company = { zone = "America/New_York" } })) do
-    -- A word of a namespace is one when its action is there.
-    if word ~= "workflow" and (not word:find(".", 1, true) or our_actions[word]) then
+    -- A word of a namespace is one when its action is there; http stands with the words of actions.
+    if word ~= "workflow" and (not word:find(".", 1, true) or our_actions[word])
+      and not word:find "^http%." then
       found[word] = true
     end
   end

@@ -22,7 +22,7 @@ local function fresh_body()
   coroutine.resume = function(co, ...) -- luacheck: ignore
     return pass(co, resume(co, ...))
   end
-  for _, name in ipairs { "ask", "body", "durable", "scheduler", "words", "words.records", "words.time",
+  for _, name in ipairs { "ask", "body", "durable", "own", "scheduler", "words", "words.records", "words.time",
     "words.wait", "words.children", "words.people", "words.campaign" } do
     package.loaded[name] = nil
   end
@@ -122,13 +122,20 @@ function Owner:answer(output, state, index)
       year = math.tointeger(p[7]:sub(1, 4)), month = math.tointeger(tonumber(p[7]:sub(6, 7))),
       day = math.tointeger(tonumber(p[7]:sub(9, 10))), hour = math.tointeger(tonumber(p[7]:sub(12, 13))),
       minute = math.tointeger(tonumber(p[7]:sub(15, 16))) })
-  elseif p[1] == "record" then
+  elseif p[1] == "record" or p[1] == "result" then
     text, state = p[7], p[8] == "failed" and "failed" or "done"
   end
   local at = utc(self.clock)
   self.history[#self.history + 1] = { branch = p[2], ordinal = math.tointeger(tonumber(p[3])),
     name = p[4], hash = p[5], state = state or "done", at = at, output = text or "{}" }
   self:turn("done", p[2], p[3], at, state or "done", text or "{}")
+end
+
+--- Answers a call of the author's own code: nothing is recorded.
+function Owner:called(output, state, index)
+  local p = table.remove(self.open, index or 1)
+  assert(p and p[1] == "call", "no call is asked for")
+  self:turn("answer", p[2], state or "done", output)
 end
 
 function Owner:judge(event, index)
