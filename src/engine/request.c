@@ -47,8 +47,8 @@ void request_new(struct instance *in, const struct slice *args, size_t nargs)
         enum request_kind kind;
         size_t nargs;
         bool ran;
-    } kinds[] = {{"step", REQUEST_STEP, 10, false},    {"sleep", REQUEST_SLEEP, 7, false},
-                 {"wait", REQUEST_WAIT, 8, false},     {"record", REQUEST_RECORD, 8, false},
+    } kinds[] = {{"step", REQUEST_STEP, 10, false},   {"sleep", REQUEST_SLEEP, 7, false},
+                 {"wait", REQUEST_WAIT, 8, false},    {"record", REQUEST_RECORD, 8, false},
                  {"result", REQUEST_RECORD, 8, true}, {"call", REQUEST_CALL, 10, false}};
     size_t k = 0;
     while (k < ARRAY_LEN(kinds) && strcmp(kinds[k].name, args[0].data) != 0) {
@@ -230,8 +230,9 @@ static void stops_asked(struct note *note)
     instance_pump(in);
 }
 
-/* The answer of a call goes to the author's own code, also when a stop is decided on or the instance
- * is leaving: it has begun, and what it comes to is recorded first. Another call doesn't begin. */
+/* The answer of a call goes to the author's own code, also when a stop is decided on or the
+ * instance is leaving: it has begun, and what it comes to is recorded first. Another call doesn't
+ * begin. */
 static void hand_over(struct request *r, const char *state, const char *text)
 {
     struct instance *in = r->in;
