@@ -192,11 +192,12 @@ M.blame = judge.blame
 --- @param text string {now, parent_wait_ms, changes, arrivals, retries, daily?}
 ---@param again string|nil the same batch, after blame()
 ---@param aside string|nil why this one can't be settled
+---@param deadly string|nil what killed who asked it; nil: nothing is to be watched
 ---@return string three lines: consumed changes, postponed ones (both bigint[]), what settle() gets
-function M.batch(text, again, aside)
+function M.batch(text, again, aside, deadly)
   local input = json.decode(text)
   if not again then
-    judge.forget()
+    judge.forget(deadly and json.decode(deadly))
   end
   local out = { consume = {}, postpone = {} }
   for _, name in ipairs(SETTLED) do

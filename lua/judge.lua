@@ -21,10 +21,26 @@ local what, whose, about
 local banned = {}      -- id of an evaluation -> why it is left out of this batch
 local strikes = {}     -- "what whose" -> how often it was stopped in this batch
 local any_banned = false
+local watched = false  -- a question may kill the process: it is marked
+local always_told = host.judged()
+local told = always_told -- C hears of each
 
---- A new batch: what was left out of the last one is tried again.
-function M.forget()
-  banned, strikes, any_banned = {}, {}, false
+-- As src/base/mark.h keeps a text of at most this many bytes.
+local NAME, ABOUT = 79, 199
+
+local function marked(text, most)
+  return #text <= most and not text:find("\0", 1, true) and text or host.hash(text)
+end
+
+--- A new batch: what was left out of the last one is tried again, but for what killed its workers.
+---@param deadly table[]|nil {part, name, about?, why}; see judged_no_more()
+function M.forget(deadly)
+  watched = deadly ~= nil
+  told = watched or always_told
+  banned, strikes, any_banned = {}, {}, watched and #deadly > 0
+  for _, d in ipairs(deadly or {}) do
+    banned[d.part .. " " .. d.name .. (d.about and " " .. d.about or "")] = d.why
+  end
 end
 
 -- Evaluating -------------------------------------------------------------------------------------
@@ -37,8 +53,9 @@ function M.message_of(err)
 end
 
 local function why_left_out(part, name, subject)
-  local rule = part .. " " .. name
-  return banned[rule .. " " .. subject] or (strikes[rule] or 0) > 2 and "it was stopped three times"
+  local rule, mark = part .. " " .. name, part .. " " .. marked(name, NAME)
+  return banned[rule .. " " .. subject] or banned[mark] or banned[mark .. " " .. marked(subject, ABOUT)]
+    or (strikes[rule] or 0) > 2 and "it was stopped three times"
 end
 
 --- Calls f(a, b, c) alone: (true, value) or (false, message). part is "when", "key", "becomes", "read".
@@ -50,7 +67,13 @@ function M.evaluate(part, name, subject, zone, f, a, b, c)
   end
   what, whose, about = part, name, subject
   files.doing, files.zone = part, zone or M.world.company.zone
+  if told then
+    host.judging(part, name, subject, watched)
+  end
   local ok, value = pcall(f, a, b, c)
+  if watched then
+    host.judged()
+  end
   files.doing, what = nil, nil
   if ok then
     return true, value

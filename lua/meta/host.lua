@@ -27,6 +27,17 @@ function host.now() end
 ---@param ... any key, value, at most eight pairs
 function host.log(level, message, ...) end
 
+---What the company's Lua is asked from now on.
+---@param part "when"|"key"|string
+---@param name string of the workflow or rule
+---@param about string
+---@param watched boolean should it kill the process, the next life is to know
+function host.judging(part, name, about, watched) end
+
+---The company's Lua is asked nothing more.
+---@return boolean whether each question is of interest, watched or not
+function host.judged() end
+
 ---The company's line that is being run: "workflows/followup.lua:12".
 ---@return string?
 function host.where() end

@@ -6,7 +6,7 @@
  *   MOONWRIGHT_CRASH_HOW=stop              SIGSTOP instead: a worker that stalls, and may go on
  *
  * TEXT is a part of the point's text: SQL, or a method and a URL. The kinds, see io/db.c,
- * io/fetch.c and script/task.c:
+ * io/fetch.c, script/task.c and script/host.c:
  *
  *   unit        before anything of a unit is sent
  *   statement   between two of its statements: the first of them is executed
@@ -17,6 +17,8 @@
  *   wire        its first byte would leave now
  *   accepted    a request's whole answer is here, and nobody was told
  *   lua         an instance's Lua is about to run; TEXT is a part of its id
+ *   judge       the company's Lua is about to be asked; TEXT is a part of "when NAME ABOUT" or, for
+ *               the `when` of a stop, of the instance's id
  *
  * A point costs one load and a branch while the variable is not set. */
 #ifndef BASE_CRASH_H

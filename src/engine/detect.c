@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "engine/settings.h"
 #include "engine/worker.h"
 
@@ -207,14 +208,18 @@ void detect_judge(struct detect *d)
     buf_init(&out, TEXT_MAX);
     const struct slice args[] = {{d->input.data, d->input.len},
                                  slice_of(d->blamed ? "again" : NULL),
-                                 slice_of(d->set_aside ? d->aside.message : NULL)};
+                                 slice_of(d->set_aside ? d->aside.message : NULL),
+                                 slice_of(d->deadly)};
+    mark_judge("batch", "", 0, "", 0);
     if (d->input.overflow)
         err_set(&err, ERR_INPUT, "the batch is longer than %zu bytes", TEXT_MAX);
     else if (vm_call(d->vm, "batch", args, ARRAY_LEN(args), &out, &err)) {
+        mark_judged();
         settle(d, out.data);
         buf_fini(&out);
         return;
     }
+    mark_judged();
     buf_fini(&out);
     if (blame(d, &err)) {
         d->blamed = true;
@@ -268,6 +273,9 @@ static void turned(void *ctx, const struct db_reply *reply)
     free(d->now);
     free(d->days);
     free(d->at);
+    free(d->deadly);
+    const char *deadly = db_value(reply, 4, 0, 2);
+    d->deadly = deadly ? xstrdup(deadly) : NULL;
     d->now = xstrdup(db_value(reply, 3, 0, 0));
     d->at = xstrdup(db_value(reply, 3, 0, 1));
     d->days = xstrdup(db_value(reply, 4, 0, 0));
@@ -335,8 +343,8 @@ static void begin(void *ctx)
                 "(select scale from clock) from business_now() b",
                 0, NULL);
     db_unit_add(unit,
-                "select coalesce(json_object_agg(rule, day), '{}'), read_schedules() "
-                "from daily_rules",
+                "select coalesce(json_object_agg(rule, day), '{}'), read_schedules(), "
+                "judged_no_more() from daily_rules",
                 0, NULL);
     free(limit);
     pool_send(d->engine->db, unit, turned, d);
@@ -381,6 +389,7 @@ void detect_free(struct detect *d)
     free(d->postpone);
     free(d->now);
     free(d->days);
+    free(d->deadly);
     free(d->at);
     free(d->reached);
     detect_daily_fini(&d->daily);

@@ -47,6 +47,7 @@ struct detect {
     /* this round */
     struct buf input; /* of Lua */
     char *now, *days;
+    char *deadly;       /* what killed who asked it; NULL: nothing is to be watched */
     char *at, *reached; /* with two databases: when it began; what was noticed before is settled */
     int read_changes;
     int read_arrivals;

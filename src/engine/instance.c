@@ -12,6 +12,7 @@
 #include "engine/instance_parts.h"
 
 #include "base/buf.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/mem.h"
@@ -238,6 +239,7 @@ static bool is_ours(struct instance *in, const struct candidate *c)
     const struct slice args[] = {slice_of(in->id), slice_of(in->created), slice_of(in->event),
                                  slice_of(c->payload)};
     mark_set(in->id);
+    crash_point("judge", in->id);
     bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
     mark_clear();
     bool ours = ok && strcmp(verdict.data, "ours") == 0;

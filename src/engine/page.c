@@ -22,7 +22,7 @@ void pages_use(struct page *shared, int count, int which)
     all = shared;
     pages = count;
     mine = &shared[which];
-    mark_at(mine->mark);
+    mark_at(mine->mark, &mine->judging);
 }
 
 struct page *page(void)

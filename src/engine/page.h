@@ -16,16 +16,18 @@ enum { PAGE_NAME = 32, PAGE_HOW = 96 };
 
 struct page {
     char name[PAGE_NAME], role[16];
-    char worker[37];      /* the id of its lease; "" before the first */
-    char mark[MARK_SIZE]; /* the instance whose Lua runs right now */
-    bool up;              /* it does what its role is for */
-    int64_t beat_ms;      /* by the monotonic clock, which is the machine's */
-    int64_t reloads;      /* times the company's files were read because somebody asked */
+    char worker[37];             /* the id of its lease; "" before the first */
+    char mark[MARK_SIZE];        /* the instance whose Lua runs right now */
+    struct mark_judging judging; /* what detection asks right now */
+    bool up;                     /* it does what its role is for */
+    int64_t beat_ms;             /* by the monotonic clock, which is the machine's */
+    int64_t reloads;             /* times the company's files were read because somebody asked */
     struct figures figures;
-    /* The life before, when it ended while an instance's Lua was running: to be written down by the
-     * next one before anything of that instance can run again. */
+    /* The life before, when it ended while the company's Lua was running: an instance's, else a
+     * question of detection. To be written down by the next one before that can run again. */
     struct {
         char worker[37], instance[37], how[PAGE_HOW];
+        struct mark_judging judging;
     } dead;
 };
 

@@ -215,15 +215,31 @@ static void enter(struct worker *w)
                  "select id, pid, born from workflow_workers where machine = $1 "
                  "and id <> $2::uuid",
                  2, w->machine, w->id);
-    /* Before anything of that instance can be claimed again, by us or others. */
-    if (page()->dead.worker[0])
+    /* Before it can run again, by us or others. */
+    const struct mark_judging *judging = &page()->dead.judging;
+    if (page()->dead.worker[0] && page()->dead.instance[0])
         db_unit_addv(unit, "select bury($1::uuid, $2::uuid, $3)", 3, page()->dead.worker,
                      page()->dead.instance, page()->dead.how);
+    else if (page()->dead.worker[0])
+        db_unit_addv(unit, "select bury_judging($1::uuid, $2, $3, $4, $5)", 5, page()->dead.worker,
+                     judging->part, judging->name, judging->about, page()->dead.how);
     free(lease);
     free(pid);
     free(born);
     w->sent_ms = clock_mono_ms();
     send(w, unit, entered);
+}
+
+static void tell_of_the_dead(void)
+{
+    const struct mark_judging *judging = &page()->dead.judging;
+    if (page()->dead.worker[0] && page()->dead.instance[0])
+        log_warn("worker", "the life before ended while this instance's Lua was running",
+                 "instance", page()->dead.instance, "how", page()->dead.how, NULL);
+    else if (page()->dead.worker[0])
+        log_warn("worker", "the life before ended while it judged", "name", judging->name, "part",
+                 judging->part, "about", judging->about, "how", page()->dead.how, NULL);
+    page()->dead.worker[0] = 0;
 }
 
 static void entered(void *ctx, const struct db_reply *reply)
@@ -239,10 +255,7 @@ static void entered(void *ctx, const struct db_reply *reply)
     }
     w->entered = true;
     w->confirmed_ms = w->sent_ms;
-    if (page()->dead.worker[0])
-        log_warn("worker", "the life before ended while this instance's Lua was running",
-                 "instance", page()->dead.instance, "how", page()->dead.how, NULL);
-    page()->dead.worker[0] = 0;
+    tell_of_the_dead();
     for (int i = 0; i < db_rows(reply, 1); i++) {
         int64_t pid = db_int(reply, 1, i, 1), born = db_int(reply, 1, i, 2);
         bool alive = kill((pid_t)pid, 0) == 0 || errno != ESRCH;

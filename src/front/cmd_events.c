@@ -60,7 +60,7 @@ static bool retry(struct ask *ask, struct err *err)
     if (ids.len > 0)
         buf_addc(&ids, '}');
     char *count;
-    bool ok = ask_value(ask, &count, err, "select retry_detect_errors($1::bigint[])", 1,
+    bool ok = ask_value(ask, &count, err, "select judge_again($1::bigint[])", 1,
                         ids.len > 0 ? ids.data : NULL);
     buf_fini(&ids);
     if (ok && ask->json)

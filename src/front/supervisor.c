@@ -97,7 +97,7 @@ static pid_t fork_child(void)
 static void start_child(struct supervisor *s, struct child *child)
 {
     struct page *page = child->page;
-    page->worker[0] = page->mark[0] = '\0';
+    page->worker[0] = page->mark[0] = page->judging.part[0] = '\0';
     page->up = false;
     page->reloads = child->reloads = 0;
     page->beat_ms = child->started = clock_mono_ms();
@@ -119,13 +119,14 @@ static void start_child(struct supervisor *s, struct child *child)
     log_info("supervisor", "worker started", "worker", child->name, "pid", log_int(pid), NULL);
 }
 
-/* It died in the middle of an instance's Lua: whose, and of what. */
+/* It died in the middle of the company's Lua: whose, and of what. */
 static void blame(struct child *child, int status)
 {
     struct page *page = child->page;
-    if (page->mark[0] == '\0' || page->worker[0] == '\0')
+    if ((page->mark[0] == '\0' && page->judging.part[0] == '\0') || page->worker[0] == '\0')
         return;
     memcpy(page->dead.instance, page->mark, sizeof(page->mark));
+    page->dead.judging = page->judging;
     if (child->hung)
         snprintf(page->dead.how, PAGE_HOW, "it hung and was killed");
     else if (WIFSIGNALED(status))

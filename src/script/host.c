@@ -6,9 +6,11 @@
 #include "script/json_lua.h"
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/cron.h"
 #include "base/digest.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/zone.h"
 
 #include <lauxlib.h>
@@ -82,6 +84,33 @@ static int l_log(lua_State *L)
     log_write(levels[level], "lua", message, f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8],
               f[9], f[10], f[11], f[12], f[13], f[14], f[15], NULL);
     return 0;
+}
+
+/* judging(part, name, about, watched): what the company's Lua is asked from now on. Where it is
+ * watched, the next life knows should it kill the process. */
+static int l_judging(lua_State *L)
+{
+    size_t name_len, about_len;
+    const char *part = luaL_checkstring(L, 1);
+    const char *name = luaL_checklstring(L, 2, &name_len);
+    const char *about = luaL_checklstring(L, 3, &about_len);
+    if (lua_toboolean(L, 4))
+        mark_judge(part, name, name_len, about, about_len);
+    if (crash_armed()) {
+        char point[256];
+        snprintf(point, sizeof(point), "%s %s %s", part, name, about);
+        crash_point("judge", point);
+    }
+    return 0;
+}
+
+/* judged(): it is asked nothing more. Whether it is of interest what is asked next, watched or not.
+ */
+static int l_judged(lua_State *L)
+{
+    mark_judged();
+    lua_pushboolean(L, crash_armed());
+    return 1;
 }
 
 /* ---- zones ---- */
@@ -253,10 +282,17 @@ static int l_upvalues(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    {"hash", l_hash}, {"sha256", l_sha256}, {"random_hex", l_random_hex}, {"now", l_now},
-    {"log", l_log},   {"where", l_where},   {"traceback", l_traceback},   {"upvalues", l_upvalues},
-    {NULL, NULL}};
+static const luaL_Reg functions[] = {{"hash", l_hash},
+                                     {"sha256", l_sha256},
+                                     {"random_hex", l_random_hex},
+                                     {"now", l_now},
+                                     {"judging", l_judging},
+                                     {"judged", l_judged},
+                                     {"log", l_log},
+                                     {"where", l_where},
+                                     {"traceback", l_traceback},
+                                     {"upvalues", l_upvalues},
+                                     {NULL, NULL}};
 
 static const luaL_Reg zone_functions[] = {
     {"civil", l_civil}, {"instant", l_instant}, {"exists", l_exists}, {NULL, NULL}};
