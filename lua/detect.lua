@@ -154,7 +154,7 @@ local function set_aside(out, input, why)
   for _, arrival in ipairs(input.arrivals or {}) do
     out.arrivals[#out.arrivals + 1] = arrival.id
     out.errors[#out.errors + 1] = { rule = arrival.type, entity = arrival.entity,
-      entity_id = arrival.entity_id, message = why }
+      entity_id = arrival.entity_id, change = { arrival = arrival }, message = why }
   end
   for _, retry in ipairs(input.retries or {}) do
     out.failed_again[#out.failed_again + 1] = { id = retry.id, message = why }

@@ -109,7 +109,8 @@ end
 
 -- Arrivals, daily rules, second looks ------------------------------------------------------------
 
-local function arrived(out, rule, arrival, payload, now)
+-- Takes what arrived as an event of a rule; failed(rule's name, subject, message) hears of what raised.
+local function arrived(out, rule, arrival, payload, now, failed)
   local event = {}
   for k, v in pairs(payload) do
     event[k] = v
@@ -123,16 +124,18 @@ local function arrived(out, rule, arrival, payload, now)
     ok, wanted = judge.evaluate("when", rule.name, tostring(arrival.id), shown.zone, rule.when, shown.view)
   end
   if not ok then
-    out.errors[#out.errors + 1] = { rule = rule.name, entity = rule.subject,
-      entity_id = arrival.entity_id, message = wanted }
+    failed(rule.name, rule.subject, wanted)
   elseif wanted then
     judge.add_event(out, rule, shown, arrival.entity_id,
       { at = rules.exact(arrival.at), weak = false, silent = false })
   end
 end
 
-local function take_hook(out, arrival, now)
+local function take_hook(out, arrival, now, failed, only)
   for _, rule in ipairs(world.hooks[arrival.entity_id] or {}) do
+    if only and only ~= rule.name then
+      goto continue
+    end
     local body = frozen.view(arrival.payload.body or {})
     local ok, got = judge.evaluate("read", rule.name, tostring(arrival.id), nil, rule.read, body)
     if ok and got ~= nil then
@@ -142,13 +145,14 @@ local function take_hook(out, arrival, now)
       ok, got = fine and type(plain) == "table", fine and plain or judge.message_of(plain)
     end
     if not ok then
-      out.errors[#out.errors + 1] = { rule = rule.name, entity = rule.subject,
-        entity_id = arrival.entity_id, message = tostring(got) }
+      failed(rule.name, rule.subject, tostring(got))
     elseif got then
       local key = entities.keys(rule.subject, got[rule.subject])[1]
-      arrived(out, rule, { at = got.at or arrival.at,
-        entity_id = key and key:gsub("^%a+:", "") or "hook " .. arrival.id, trace = arrival.trace }, got, now)
+      arrived(out, rule, { at = got.at or arrival.at, id = arrival.id,
+        entity_id = key and key:gsub("^%a+:", "") or "hook " .. arrival.id, trace = arrival.trace }, got,
+        now, failed)
     end
+    ::continue::
   end
 end
 
@@ -164,22 +168,32 @@ local function take_start(out, arrival, now)
   judge.start_child(out, asked, event)
 end
 
-function M.arrival(out, arrival, now)
-  out.arrivals[#out.arrivals + 1] = arrival.id
+local function take_arrival(out, arrival, now, failed, only)
   if arrival.type == "webhook" then
-    return take_hook(out, arrival, now)
+    return take_hook(out, arrival, now, failed, only)
   elseif arrival.type == "start" then
     return take_start(out, arrival, now)
   end
   local rule = rules.find(world.rules, arrival.type)
   if not rule then
-    out.errors[#out.errors + 1] = { rule = arrival.type, entity = arrival.entity,
-      entity_id = arrival.entity_id, message = 'unknown event "' .. arrival.type .. '" arrived' }
-    return
+    return failed(arrival.type, arrival.entity, 'unknown event "' .. arrival.type .. '" arrived')
   end
   -- What comes from one of our own steps brings its id: it is one event, however often it comes.
-  arrival.event_id, arrival.payload.event_id = arrival.payload.event_id, nil
-  arrived(out, rule, arrival, arrival.payload, now)
+  arrival.event_id = arrival.payload.event_id
+  local payload = {}
+  for k, v in pairs(arrival.payload) do
+    payload[k] = k ~= "event_id" and v or nil
+  end
+  arrived(out, rule, arrival, payload, now, failed)
+end
+
+--- What raised keeps the arrival, which is nowhere else.
+function M.arrival(out, arrival, now)
+  out.arrivals[#out.arrivals + 1] = arrival.id
+  take_arrival(out, arrival, now, function(rule, subject, message)
+    out.errors[#out.errors + 1] = { rule = rule, entity = subject, entity_id = arrival.entity_id,
+      change = { arrival = arrival }, message = message }
+  end)
 end
 
 function M.daily(out, daily, now)
@@ -214,6 +228,11 @@ function M.retry(out, retry, now)
       why = not ok and start or nil
       out.starts[#out.starts + 1] = ok and start or nil
     end
+  elseif retry.change and retry.change.arrival then
+    local arrival = retry.change.arrival
+    take_arrival(out, arrival, now, function(_, _, message)
+      why = message
+    end, retry.rule ~= arrival.type and retry.rule or nil)
   elseif retry.change then
     local function failed(_, message)
       why = message

@@ -90,6 +90,27 @@ class DetectTest(DatabaseTest):
 
     TYPES = "select string_agg(type, ' ' order by settled) from events"
 
+    LEADS = """return events { lead = { of = "customer", webhook = "leads", secret = "LEADS_SECRET",
+      read = function(body) return { customer = { phone = body.%s.phone, name = "Ann" } } end } }"""
+
+    def test_a_lead_that_a_rule_raised_on_is_taken_when_that_is_mended(self):
+        for name in os.listdir(self.workflows):
+            if name.endswith(".lua") and name != "company.lua":
+                os.remove(os.path.join(self.workflows, name))
+        self.write("events.lua", self.LEADS % "nobody")
+        self.write("greet.lua", "return workflow { on = 'lead', run = function(e) end }")
+        self.begin()
+        self.sql("insert into arrivals (type, entity, entity_id, at, payload) values ('webhook', 'webhook', 'leads',"
+                 " business_now(), '{\"body\": {\"contact\": {\"phone\": \"+12125550109\"}}}')")
+        self.wait("select count(*), count(resolved_at) from detect_errors", "1|0")
+        self.assertEqual("0", self.sql("select count(*) from arrivals"))
+        self.write("events.lua", self.LEADS % "contact")
+        self.said()
+        self.wait("select e.type, e.entity_id, i.workflow from events e join workflow_instances i on i.event_id = e.id",
+                  "lead|+12125550109|greet")
+        self.wait("select count(*) - count(resolved_at) from detect_errors", "0")
+        self.end()
+
     def test_rows_become_events_and_instances(self):
         self.assertEqual([], self.begin())
         self.estimate(7)

@@ -369,6 +369,34 @@ describe("an arrival", function()
     assert.are.equal(5, out.events[1].payload.data.stars)
   end)
 
+  it("that raises is kept, and taken when its rule was mended", function()
+    local body = { phone = "+1555", rating = 5 }
+    local hook = { entity = "webhook", entity_id = "reviews" }
+    local broken = EVENTS:gsub("read = function%(body%)", "%0 local x = body.nothing.x")
+    assert.are_not.equal(EVENTS, broken)
+    use(nil, broken)
+    local out = batch { arrivals = { arrival("webhook", { body = body }, hook) } }
+    assert.are.equal(0, #out.events)
+    local err = out.errors[1]
+    local retry = json.decode(json.encode { id = 4, rule = err.rule, change = err.change })
+    assert.are.equal(4, batch({ retries = { retry } }).failed_again[1].id)
+    use()
+    out = batch { retries = { retry } }
+    assert.are.same({ 4 }, out.resolved)
+    assert.are.same({}, out.arrivals)
+    assert.are.same({ "review_posted", "+1555" }, { out.events[1].type, out.events[1].entity_id })
+    assert.are.equal("2026-06-03T10:00:00.000000Z", out.events[1].at)
+  end)
+
+  it("of one of our own steps stays the same event when it is taken again", function()
+    local told = arrival("nonsense", { customer = { id = 9 }, event_id = "e-1" })
+    local err = batch({ arrivals = { told } }).errors[1]
+    use(nil, EVENTS:gsub("return events {", "%0 nonsense = { of = 'customer', manual = true },"))
+    local retry = json.decode(json.encode { id = 4, rule = err.rule, change = err.change })
+    local out = batch { retries = { retry } }
+    assert.are.same({ "e-1", "nonsense" }, { out.events[1].id, out.events[1].type })
+  end)
+
   it("that nobody knows is shown", function()
     assert.are.equal('unknown event "nonsense" arrived',
       batch({ arrivals = { arrival("nonsense", {}) } }).errors[1].message)
