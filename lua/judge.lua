@@ -268,6 +268,7 @@ function M.add_event(out, rule, shown, entity_id, fact)
   local event = shown.event
   out.events[#out.events + 1] = { id = event.id, type = rule.name, entity = rule.subject,
     entity_id = tostring(entity_id), at = fact.at, ours = fact.ours or nil, noticed = event.time, weak = fact.weak,
+    silent = fact.silent or nil,
     customer = type(event.customer) == "table" and math.type(event.customer.id) == "integer"
       and event.customer.id or nil,
     keys = json.array(entities.event_keys(event)), payload = event }

@@ -191,3 +191,110 @@ begin
   perform queue_start(queue);
   return 'queued';
 end $$;
+
+-- Facts from before this were events, whose rows are gone by now: they are no new ones, but for those
+-- from before an import, that somebody asked for (silent). An invoice may be overdue for 400 days.
+alter table retention_cursors add column forgotten timestamptz not null default '-infinity';
+
+create or replace function retain_events(payload_days int, ledger_days int, n int) returns json
+language plpgsql volatile as $$
+declare
+  c retention_cursors := retention_turn('events');
+  payloads timestamptz := retention_before(payload_days);
+  rows_ timestamptz := retention_before(ledger_days);
+  looked int;
+  upto bigint;
+  free uuid[];
+  gone uuid[];
+  stripped bigint;
+begin
+  if c.what is null then
+    return json_build_object('looked', 0, 'payloads', 0, 'rows', 0, 'more', false);
+  end if;
+  with old as materialized (
+    select e.id, e.settled, event_is_wanted(e) as wanted
+    from events e
+    where e.id = any(array(select x.id from events x where x.settled > c.settled
+                           order by x.settled limit n))
+      and e.noticed_at < greatest(payloads, rows_)
+  )
+  select count(*), max(o.settled), coalesce(array_agg(o.id) filter (where not o.wanted), '{}')
+  into looked, upto, free from old o;
+  gone := array(
+    select e.id from events e
+    where e.id = any(free) and e.noticed_at < rows_
+      and not exists (select from workflow_instances i where i.event_id = e.id));
+  delete from event_keys k
+  where k.event_id = any(gone)
+    and k.settled between c.settled and (select coalesce(max(e.settled), -1) from events e
+                                         where e.id = any(gone));
+  delete from events e where e.id = any(gone);
+  update events e set payload = '{}'
+  where e.id = any(free) and e.noticed_at < payloads and e.payload::text <> '{}';
+  get diagnostics stripped = row_count;
+  update retention_cursors r
+  set settled = case when looked = n then upto else -1 end,
+      forgotten = case when cardinality(gone) > 0 then greatest(r.forgotten, rows_) else r.forgotten end
+  where r.what = 'events';
+  return json_build_object('looked', looked, 'payloads', stripped, 'rows', cardinality(gone),
+                           'more', looked = n);
+end $$;
+
+create or replace function settle_events(list json, base bigint, out fresh uuid[], out keys text[],
+                              out types text[], out ids uuid[], out numbers bigint[])
+language plpgsql volatile as $$
+begin
+  with e as materialized (
+    select x.*, base + x.ord as settled
+    from rows from (json_to_recordset(list) as (
+      id uuid, type text, entity text, entity_id text, at timestamptz, noticed timestamptz,
+      ours boolean, weak boolean, silent boolean, customer bigint, keys json, payload json)) with ordinality
+      as x (id, type, entity, entity_id, at, noticed, ours, weak, silent, customer, keys, payload, ord)
+  ), inserted as (
+    insert into events (id, type, entity, entity_id, at, noticed_at, settled, customer_id, payload)
+    select e.id, e.type, e.entity, e.entity_id, case when e.ours then business_of(e.at) else e.at end,
+           e.noticed, e.settled, e.customer, e.payload
+    from e
+    where not (coalesce(e.weak, false)
+               and exists (select from events k where k.type = e.type and k.entity = e.entity
+                             and k.entity_id = e.entity_id))
+      and not (e.at < (select c.forgotten from retention_cursors c where c.what = 'events')
+               and coalesce(e.ours, e.silent) is not true)
+    order by e.ord
+    on conflict do nothing
+    returning id
+  ), known as materialized (
+    select distinct key_today(k.value) as key, e.type, e.settled, e.id
+    from e join inserted i on i.id = e.id
+    cross join lateral json_array_elements_text(e.keys) k
+  ), kept as (
+    insert into event_keys (key, type, settled, event_id)
+    select k.key, k.type, k.settled, k.id from known k order by 1, 2
+    on conflict do nothing
+  )
+  select (select coalesce(array_agg(i.id), '{}') from inserted i), array_agg(k.key),
+         array_agg(k.type), array_agg(k.id), array_agg(k.settled)
+  into fresh, keys, types, ids, numbers
+  from known k;
+end $$;
+
+create or replace function daily_new(rule text, of text, rows json, live_since timestamptz, n int)
+returns json language sql stable as $$
+  with asked as (
+    select r.value->>0 as id, r.value->>1 as once,
+           ((r.value->>1)::date + 1)::timestamp at time zone 'UTC' as at
+    from json_array_elements(rows) r
+    where r.value->>1 is not null
+  ), fresh as (
+    select a.id, a.once, row_number() over (order by a.at, a.id) as nth, count(*) over () as total
+    from asked a
+    where a.at >= coalesce(live_since, '-infinity')
+      and a.at >= (select c.forgotten from retention_cursors c where c.what = 'events')
+      and not exists (select from events e where e.type = rule and e.entity = of
+                        and e.entity_id = a.id and e.at = a.at offset 0)
+  )
+  select json_build_object('more', coalesce(max(f.total), 0) > n,
+           'rows', coalesce(json_agg(json_build_object('id', f.id, 'once', f.once) order by f.nth)
+                              filter (where f.nth <= n), '[]'))
+  from fresh f
+$$;

@@ -147,6 +147,28 @@ class RetentionTest(DatabaseTest):
             "e.type, e.entity, e.entity_id, e.at, now(), 1000, '{}' from events e where entity_id = '%s' "
             "on conflict do nothing returning id" % one))
 
+    def settle(self, **more):
+        """Settles one fact about an invoice, overdue for so long; how many events that made."""
+        e = dict({"id": str(uuid.uuid4()), "type": "invoice_overdue", "entity": "invoice", "entity_id": "3",
+                  "at": "2025-03-01T00:00:00Z", "noticed": "2025-03-01T12:00:00Z", "keys": [], "payload": {}}, **more)
+        batch = {k: [] for k in ("starts", "errors", "arrivals", "deleted", "merged", "daily", "resolved", "failed_again")}
+        return json.loads(self.sql("begin; select lock_gate(); select settle(%s::json); commit"
+                                   % literal({**batch, "events": [e]})))["events"]
+
+    def overdue(self, *rows):
+        return json.loads(self.sql("select daily_new('invoice_overdue', 'invoice', %s::json, '2024-01-01Z', 10)"
+                                   % literal([list(r) for r in rows])))["rows"]
+
+    def test_a_fact_that_was_forgotten_is_no_new_one(self):
+        self.assertEqual(1, self.settle())
+        self.assertEqual(0, self.settle())
+        self.assertEqual((0, 1), self.retain())
+        self.assertEqual("0", self.sql("select count(*) from events"))
+        self.assertEqual(0, self.settle())
+        self.assertEqual(["4"], [r["id"] for r in self.overdue(("3", "2025-02-28"), ("4", "2026-05-01"))])
+        self.assertEqual(1, self.settle(at="2026-05-02T00:00:00Z", entity_id="4"))
+        self.assertEqual(1, self.settle(at="2023-05-02T00:00:00Z", silent=True))  # somebody asked for history
+
     def test_switched_off(self):
         one, two = self.make(500), self.make(500, 2)
         self.assertEqual((0, 0), self.retain(0, 0))
