@@ -53,6 +53,10 @@ SHORT_TWO = (
 SHORT_WORDS = (
     "sent:start_child(:2",
     "answered:start_child(:4",              # it is there, and its parent wasn't told
+    "accepted:/sim/state:1",                # a step's function has the answer to its first call
+    "sent:call_intent(:1",
+    "wire:/sim/state:2",
+    "answered:call_outcome(:1",             # its post is done, and the step isn't recorded
     "sent:emit_event(:1",
     "sent:staff_ask(:2",
     "sent:release(:3",                      # while a next run begins
@@ -63,8 +67,8 @@ SHORT_WORDS = (
 # What is tried of the points of a synced world. Feeds without rows are all alike.
 SYNC = ("with raw as", "sync_begin(", "sync_finish(", "parents_", "/connect/token", "/customers",
         "/export/estimates")
-WORDS = ("start_child(", "emit_event(", "staff_ask(", "release(", "stopping(", "suspend(", "record(",
-         "finish(")
+WORDS = ("call_intent(", "call_outcome(", "/sim/state", "start_child(", "emit_event(", "staff_ask(",
+         "release(", "stopping(", "suspend(", "record(", "finish(")
 TWO = ("changes", "lock_gate(); select (s->>", "with raw as")
 # For one who looks for a fault: CLASS POINT... tries these points alone.
 POINTS = sys.argv[2:]

@@ -1,5 +1,5 @@
 """A World whose workflows use the words that begin, tell and undo: call, start, emit, staff.task,
-all, step, compensate, on_stop, continue_as."""
+all, step with http, compensate, on_stop, continue_as."""
 import os
 
 from world import World
@@ -15,7 +15,9 @@ return workflow {
     local n = tostring(e.estimate.id)
     local got = all {
       function() return call("child", e).text end,
-      function() sleep "1s" return step("own", function() return "own" end) end }
+      function() sleep "1s" return step("own", function()
+        local status = http.get { url = "SIMULATOR/state" }.status
+        return status == http.post { url = "SIMULATOR/state", json = { by = "step" } }.status and "own" end) end }
     sms.send { to = e.customer, text = "first about " .. n }
     compensate(function() sms.send { to = e.customer, text = "undone about " .. n } end)
     start("child", e, { detached = true })
@@ -42,6 +44,10 @@ return workflow { on = "told", key = function() end, run = function(e) note "hea
 
 
 class WordedWorld(World):
+    def __init__(self, simulator, copy_of, **options):
+        hosts = {"MOONWRIGHT_HTTP_HOSTS": "127.0.0.1:%d" % simulator.port}
+        super().__init__(simulator, copy_of, **dict(options, more=dict(options.get("more") or {}, **hosts)))
+
     ENDED = ("select count(*) from workflow_instances where workflow = 'quote' and not exists "
              "(select from workflow_instances where finished_at is null) and (select count(*) from "
              "workflow_instances where workflow = 'listener') = 3 having count(*) > 0")
@@ -49,7 +55,8 @@ class WordedWorld(World):
     def workflows(self):
         folder = super().workflows()
         for name, source in FILES.items():
-            self.write(os.path.join(folder, name), source)
+            self.write(os.path.join(folder, name), source.replace(
+                "SIMULATOR", "http://127.0.0.1:%d/sim" % self.simulator.port))
         path = os.path.join(folder, "events.lua")
         with open(path) as file:
             text = file.read()
@@ -71,6 +78,8 @@ class WordedWorld(World):
             "select 'message', channel, null, state, replace(body, customer_id::text, 'N'), null, "
             "count(*) from messaging_log where state not in ('refused', 'not_sent') "
             "group by 2, 4, 5 union all "
+            "select 'call', call, null, state, request, null, count(*) from outbound_log "
+            "where state not in ('refused', 'not_sent') group by 2, 4, 5 union all "
             "select 'event', type, null, null, null, null, count(*) from events group by 2 union all "
             "select 'note', text, null, null, null, null, count(*) from workflow_notes "
             "group by 2 union all "
