@@ -9,7 +9,7 @@
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "front/session.h"
+#include "front/ask.h"
 #include "front/sql_split.h"
 
 #include <dirent.h>
@@ -36,7 +36,7 @@ struct file {
 struct plan {
     struct file files[FILES_MAX];
     int count, fresh;
-    bool quiet;
+    bool quiet, json;
     struct err *err;
 };
 
@@ -239,9 +239,11 @@ static bool apply(struct plan *plan, struct session *session, struct file *file,
         err_wrap(err, "schema/%s", file->name);
     free(lines);
     if (ok) {
-        plan->fresh++;
-        if (!plan->quiet)
+        if (plan->json)
+            printf("%s\"%s\"", plan->fresh > 0 ? ", " : "", file->name);
+        else if (!plan->quiet)
             printf("applied %s\n", file->name);
+        plan->fresh++;
     }
     return file->applied;
 }
@@ -343,24 +345,30 @@ static char *readonly_role(const struct front *front)
     return role;
 }
 
-bool migrate_all(struct front *front, bool quiet, struct err *err)
+static bool migrate_with(struct plan *plan, struct front *front, struct err *err)
 {
-    struct plan *plan = xcalloc(1, sizeof(*plan));
     const char *engine = setting(front->settings, "DATABASE_URL");
     const char *st = setting(front->settings, "SERVICETITAN_DATABASE_URL");
     const char *clock = setting(front->settings, "MOONWRIGHT_CLOCK");
     bool one = st[0] == '\0' || strcmp(st, engine) == 0;
-    plan->quiet = quiet;
     char *role = NULL;
     bool ok = read_files(plan, front->schema_dir, err);
     if (ok)
         role = readonly_role(front);
     ok = ok && migrate_one(plan, engine, one ? SERVICETITAN | ENGINE : ENGINE, clock, role, err);
     ok = ok && (one || migrate_one(plan, st, SERVICETITAN, clock, role, err));
+    free(role);
+    return ok;
+}
+
+bool migrate_all(struct front *front, bool quiet, struct err *err)
+{
+    struct plan *plan = xcalloc(1, sizeof(*plan));
+    plan->quiet = quiet;
+    bool ok = migrate_with(plan, front, err);
     if (ok && plan->fresh == 0 && !quiet)
         printf("the database is up to date\n");
     plan_free(plan);
-    free(role);
     return ok;
 }
 
@@ -385,12 +393,22 @@ char *migrate_expects(const char *schema_dir, struct err *err)
 static int migrate(struct front *front, const struct args *args)
 {
     struct err err;
-    (void)args;
-    return migrate_all(front, false, &err) ? EXIT_OK : front_fail(&err);
+    bool ok;
+    if (args_has(args, "--json")) {
+        struct plan *plan = xcalloc(1, sizeof(*plan));
+        plan->json = true;
+        printf("{\"applied\": [");
+        ok = migrate_with(plan, front, &err);
+        printf("]}\n"); /* also of those before the one that failed */
+        plan_free(plan);
+    } else
+        ok = migrate_all(front, false, &err);
+    return ok ? EXIT_OK : front_fail(&err);
 }
 
+static const struct option options[] = {OPTION_JSON, {0}};
 static const struct verb verbs[] = {
-    {NULL, NULL, "bring the database, or both, up to this version", NULL, NULL, migrate}, {0}};
+    {NULL, NULL, "bring the database, or both, up to this version", options, NULL, migrate}, {0}};
 
 const struct command command_migrate = {"migrate", "bring the database up to this version", verbs,
                                         true};

@@ -1,6 +1,6 @@
 /* cmd_sync.c - `moonwright sync`: one run now, with its progress, side by side with the sync role.
  */
-#include "front/front.h"
+#include "front/ask.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -15,7 +15,8 @@
 struct fetching {
     struct loop *loop;
     struct err err;
-    bool failed, terminal;
+    bool failed, terminal, json;
+    int told; /* entities, of the JSON */
 };
 
 static void on_progress(void *ctx, const struct sync_progress *progress)
@@ -24,6 +25,15 @@ static void on_progress(void *ctx, const struct sync_progress *progress)
     struct fetching *fetching = ctx;
     if (progress->state == SYNC_RUNNING && !fetching->terminal)
         return;
+    if (fetching->json) {
+        static const char *const states[] = {"running", "done", "failed", "goes_on"};
+        printf("%s{\"entity\": \"%s\", \"rows\": %lld, \"written\": %lld, \"refused\": %lld, "
+               "\"state\": \"%s\"}",
+               fetching->told++ > 0 ? ", " : "", progress->entity, (long long)progress->rows,
+               (long long)progress->written, (long long)progress->rejected,
+               states[progress->state]);
+        return;
+    }
     if (progress->state == SYNC_FAILED && progress->rows == 0)
         return; /* the reason is told at the end */
     printf("%s%-20s %8lld rows, %lld written, %lld refused  %s%s",
@@ -52,7 +62,8 @@ static int sync_now(struct front *front, const struct args *args)
 {
     const char *entities[ENTITIES_MAX];
     size_t count = (size_t)args->count;
-    struct fetching fetching = {.terminal = isatty(1)};
+    struct fetching fetching = {.json = args_has(args, "--json")};
+    fetching.terminal = !fetching.json && isatty(1);
     if (count > ENTITIES_MAX)
         return front_usage(args, "so many entities there aren't");
     for (size_t i = 0; i < count; i++)
@@ -72,6 +83,8 @@ static int sync_now(struct front *front, const struct args *args)
     engine.st = engine.one_database ? engine.db : open_pool(loop, st, prepare);
     engine.fetcher = fetcher_new(loop, &fetching.err);
     struct sync_run *run = NULL;
+    if (fetching.json)
+        printf("{\"entities\": [");
     if (engine.fetcher != NULL)
         run = sync_run_once(&engine, entities, count, args_has(args, "--full"), on_progress,
                             on_done, &fetching, &fetching.err);
@@ -83,11 +96,13 @@ static int sync_now(struct front *front, const struct args *args)
         pool_free(engine.st);
     pool_free(engine.db);
     loop_free(loop);
+    if (fetching.json)
+        printf("]}\n");
     return run == NULL || fetching.failed ? front_fail(&fetching.err) : EXIT_OK;
 }
 
-static const struct option options[] = {{"--full", NULL, "everything, not only what has changed"},
-                                        {0}};
+static const struct option options[] = {
+    {"--full", NULL, "everything, not only what has changed"}, OPTION_JSON, {0}};
 static const struct verb verbs[] = {
     {NULL, "[ENTITY...]", "fetch from ServiceTitan now: all, or these", options, NULL, sync_now},
     {0}};

@@ -5,6 +5,7 @@
  * commits are seen out of order; a line that was printed is remembered by its key. */
 #include "front/front.h"
 
+#include "base/buf.h"
 #include "base/digest.h"
 #include "base/mem.h"
 #include "front/session.h"
@@ -25,11 +26,11 @@
     " where e.id = i.event_id), '')"
 
 /* $1: events settled after this number; $2: the real time of the last look, or null. Columns: key,
- * business time, kind, text, settled number. */
+ * business time, kind, text, settled number, business time in full. */
 static const char news[] =
     "with since as (select coalesce($2::timestamptz, now()) - interval '3 seconds' as at),"
     " fresh as (select * from events where settled > $1::bigint order by settled limit 500)"
-    " select key, to_char(at at time zone 'UTC', 'Mon DD HH24:MI'), kind, text, settled from ("
+    " select key, to_char(at at time zone 'UTC', 'Mon DD HH24:MI'), kind, text, settled, utc(at) from ("
     " select 'e' || id as key, noticed_at as at, 'event' as kind, rpad(type, 22) || ' ' ||"
     "   entity || ' ' || entity_id || coalesce(', ' || (payload->'customer'->>'name'), '') as text,"
     "   settled, 0 as rank from fresh"
@@ -70,7 +71,7 @@ static const char feeds[] =
     "select count(*), count(completed_at), coalesce(sum(rows_seen), 0) from sync_cursors";
 
 struct watch_state {
-    bool terminal, imported, barred;
+    bool terminal, json, imported, barred;
     char settled[24], last[64];
     uint64_t *seen;
     unsigned at;
@@ -104,6 +105,24 @@ static const char *colour(const struct watch_state *w, const char *kind)
     return "";
 }
 
+/* One object a line: {at, kind, text}. */
+static void print_object(const char *at, const char *kind, const char *text)
+{
+    struct buf out;
+    buf_init(&out, (size_t)64 << 20);
+    buf_adds(&out, "{\"at\": ");
+    if (at != NULL)
+        buf_json(&out, at, strlen(at));
+    else
+        buf_adds(&out, "null");
+    buf_adds(&out, ", \"kind\": ");
+    buf_json(&out, kind, strlen(kind));
+    buf_adds(&out, ", \"text\": ");
+    buf_json(&out, text, strlen(text));
+    printf("%s}\n", out.data);
+    buf_fini(&out);
+}
+
 static void print_news(void *ctx, const struct db_reply *reply)
 {
     struct watch_state *w = ctx;
@@ -113,6 +132,11 @@ static void print_news(void *ctx, const struct db_reply *reply)
             snprintf(w->settled, sizeof(w->settled), "%s", settled);
         if (!is_new(w, db_value(reply, 0, row, 0)))
             continue;
+        if (w->json) {
+            const char *text = db_value(reply, 0, row, 3);
+            print_object(db_value(reply, 0, row, 5), kind, text != NULL ? text : "");
+            continue;
+        }
         if (w->barred && !w->imported) /* the bar makes room, and is drawn again below */
             printf("\r\033[K");
         printf("%s  %s%-10s ", db_value(reply, 0, row, 1), colour(w, kind), kind);
@@ -130,7 +154,11 @@ static void print_bar(void *ctx, const struct db_reply *reply)
     int total = (int)db_int(reply, 0, 0, 0), done = (int)db_int(reply, 0, 0, 1);
     long long rows = (long long)db_int(reply, 0, 0, 2);
     w->imported = total > 0 && done == total;
-    if (w->terminal && (total > 0 || w->barred)) {
+    if (w->json && w->imported) {
+        char text[96];
+        snprintf(text, sizeof(text), "%d feeds, %lld rows", total, rows);
+        print_object(NULL, "first import done", text);
+    } else if (w->terminal && (total > 0 || w->barred)) {
         printf("\r\033[Kfirst import  [");
         for (int i = 0; i < 30; i++)
             putchar(total > 0 && i < done * 30 / total ? '#' : '.');
@@ -159,14 +187,13 @@ static bool look(struct watch_state *w, struct session *engine, struct session *
 
 static int watch(struct front *front, const struct args *args)
 {
-    struct watch_state w = {.terminal = isatty(1), .settled = "0"};
+    struct watch_state w = {.json = args_has(args, "--json"), .settled = "0"};
     struct session *engine = NULL, *st = NULL;
     struct err err;
     int code = EXIT_OK;
     sigset_t signals;
     const char *url = setting(front->settings, "DATABASE_URL");
-    if (args_has(args, "--plain"))
-        w.terminal = false;
+    w.terminal = !w.json && !args_has(args, "--plain") && isatty(1);
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
@@ -197,7 +224,9 @@ static int watch(struct front *front, const struct args *args)
     return code;
 }
 
-static const struct option options[] = {{"--plain", NULL, "lines only: no colours, no bar"}, {0}};
+static const struct option options[] = {{"--plain", NULL, "lines only: no colours, no bar"},
+                                        {"--json", NULL, "an object a line: at, kind, text"},
+                                        {0}};
 static const struct verb verbs[] = {
     {NULL, NULL, "follow what happens, line by line, until Ctrl-C", options, NULL, watch}, {0}};
 

@@ -2,6 +2,7 @@
  * files, what changed, and which version runs what. */
 #include "front/ask.h"
 
+#include "base/buf.h"
 #include "front/fleet.h"
 
 #include <stdio.h>
@@ -161,40 +162,76 @@ static bool diff(struct ask *ask, struct err *err)
     bool ok = find(ask->session, name, args_word(args, 2), &to, err) &&
               (args->count > 1 ? find(ask->session, name, args_word(args, 1), &from, err)
                                : find_before(ask->session, name, to.id, &from, err));
-    return ok && fleet_diff(ask->front, ask->session, from.id, to.id, err);
+    char *text = ok ? fleet_diff(ask->front, ask->session, from.id, to.id, err) : NULL;
+    if (text != NULL && ask->json) {
+        struct buf out;
+        buf_init(&out, (size_t)512 << 20);
+        buf_json(&out, text, strlen(text));
+        printf("{\"workflow\": \"%s\", \"from\": %d, \"to\": %d, \"diff\": %s}\n", name,
+               from.version, to.version, out.data);
+        buf_fini(&out);
+    } else if (text != NULL)
+        printf("%s", text[0] != '\0' ? text : "the files are the same\n");
+    free(text);
+    return text != NULL;
 }
 
 /* ---- changing what runs ---- */
 
+static bool put_in_force(struct ask *ask, const struct found *found, struct err *err)
+{
+    char id[16];
+    snprintf(id, sizeof(id), "%d", found->id);
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit, "select activate_version($1::int)", 1, id);
+    return session_run(ask->session, unit, NULL, NULL, err);
+}
+
+/* {"workflow", "version", WHAT, "checked"}: checked is null where nobody looked. */
+static void print_report(const char *name, const struct found *found, const char *what,
+                         const struct fleet_report *report)
+{
+    printf("{\"workflow\": \"%s\", \"version\": %d, %s, \"checked\": ", name, found->version, what);
+    if (report->said == NULL)
+        printf("null}\n");
+    else
+        printf("{\"safe\": %d, \"diverges\": %d, \"decide\": %d, \"busy\": %d, \"moved\": %d, "
+               "\"instances\": %s}}\n",
+               report->safe, report->diverges, report->decide, report->busy, report->moved,
+               report->said);
+}
+
 static bool activate(struct ask *ask, struct err *err)
 {
     const char *name = args_word(ask->args, 0);
+    struct fleet_report report = {0};
     struct found found;
     if (!find(ask->session, name, args_word(ask->args, 1), &found, err))
         return false;
-    if (found.active) {
+    if (found.active && ask->json)
+        print_report(name, &found, "\"changed\": false", &report);
+    else if (found.active)
         printf("version %d of %s is in force already\n", found.version, name);
+    if (found.active)
         return true;
-    }
-    struct fleet_order fleet = {.workflow = name, .target = found.id};
-    struct fleet_report report;
+    struct fleet_order fleet = {.workflow = name, .target = found.id, .quiet = ask->json};
     bool check = args_has(ask->args, "--check");
     if (check && !fleet_check(ask->front, ask->session, &fleet, &report, err))
         return false;
-    if (check && report.diverges > 0)
+    bool ok = report.diverges == 0 && put_in_force(ask, &found, err);
+    if (ask->json && (ok || report.diverges > 0))
+        print_report(name, &found, ok ? "\"changed\": true" : "\"changed\": false", &report);
+    else if (ok)
+        printf(
+            "version %d of %s is in force for what starts from now on, until its file is saved\n",
+            found.version, name);
+    free(report.said);
+    if (report.diverges > 0)
         return err_set(err, ERR_REFUSED,
                        "%d instances would diverge: nothing was changed (without --check it is put "
                        "in force, and they keep their version)",
                        report.diverges);
-    char id[16];
-    snprintf(id, sizeof(id), "%d", found.id);
-    struct db_unit *unit = db_unit_new();
-    db_unit_addv(unit, "select activate_version($1::int)", 1, id);
-    if (!session_run(ask->session, unit, NULL, NULL, err))
-        return false;
-    printf("version %d of %s is in force for what starts from now on, until its file is saved\n",
-           found.version, name);
-    return true;
+    return ok;
 }
 
 static bool migrate(struct ask *ask, struct err *err)
@@ -209,12 +246,19 @@ static bool migrate(struct ask *ask, struct err *err)
                                 .target = found.id,
                                 .instance = args_value(args, "--instance"),
                                 .move = !args_has(args, "--dry-run"),
-                                .decided = decided};
+                                .decided = decided,
+                                .quiet = ask->json};
     if (!fleet_check(ask->front, ask->session, &fleet, &report, err))
         return false;
     int left = report.diverges + report.busy + (decided ? 0 : report.decide);
     if (left > 0 || (fleet.move && report.moved < report.safe))
         ask->code = EXIT_FAILED;
+    if (ask->json) {
+        print_report(args_word(args, 0), &found,
+                     fleet.move ? "\"dry_run\": false" : "\"dry_run\": true", &report);
+        free(report.said);
+        return true;
+    }
     if (report.decide > 0 && !decided)
         printf("--decided moves those that need a decision, too; --instance ID just one\n");
     if (report.moved > 0)
@@ -272,18 +316,19 @@ static bool pause(struct ask *ask, struct err *err)
 
 static const struct option json_options[] = {OPTION_JSON, {0}};
 static const struct option activate_options[] = {
-    {"--check", NULL, "not if live instances would diverge"}, {0}};
+    {"--check", NULL, "not if live instances would diverge"}, OPTION_JSON, {0}};
 static const struct option migrate_options[] = {
     {"--dry-run", NULL, "only say what would be moved"},
     {"--decided", NULL, "those that need a decision, too: it was taken"},
     {"--instance", "ID", "only this one"},
+    OPTION_JSON,
     {0}};
 static const struct verb verbs[] = {
     {"list", NULL, "what is in force, how many live, what is paused, what is refused", json_options,
      list, NULL},
     {"refused", NULL, "files that are refused as they are now", json_options, refused, NULL},
     {"show", "WORKFLOW [VERSION]", "a version and its files", json_options, show, NULL},
-    {"diff", "WORKFLOW [FROM] [TO]", "what changed between two versions", NULL, diff, NULL},
+    {"diff", "WORKFLOW [FROM] [TO]", "what changed between two versions", json_options, diff, NULL},
     {"pause", "WORKFLOW",
      "what starts waits, what lives is held before its next step, stops still end it", json_options,
      pause, NULL},

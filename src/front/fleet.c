@@ -48,6 +48,7 @@ struct fleet {
     struct fleet_report *report;
     struct vm *vm;
     struct buf moves; /* [{instance, epoch, stops}, ...] without its end */
+    struct buf said;  /* [{instance, version, verdict, step, message}, ...], the same */
     char last[37];    /* the page's last instance */
     int rows, failed;
     struct err *err;
@@ -62,10 +63,29 @@ static void take_move(struct fleet *f, const char *instance, const char *epoch,
     free(stops);
 }
 
-static void say(const char *instance, const char *version, const char *verdict,
+static void add_text(struct buf *out, const char *name, const char *text)
+{
+    buf_printf(out, ",\"%s\":", name);
+    if (text != NULL)
+        buf_json(out, text, strlen(text));
+    else
+        buf_adds(out, "null");
+}
+
+static void say(struct fleet *f, const char *instance, const char *version, const char *verdict,
                 const struct json *said)
 {
-    const char *step = json_text(said, "step"), *message = json_text(said, "message");
+    const char *step = said != NULL ? json_text(said, "step") : NULL;
+    const char *message = said != NULL ? json_text(said, "message") : f->err->message;
+    if (f->order->quiet) {
+        buf_printf(&f->said, "%s{\"instance\":\"%s\",\"version\":%s", f->said.len > 1 ? "," : "",
+                   instance, version);
+        add_text(&f->said, "verdict", verdict);
+        add_text(&f->said, "step", step);
+        add_text(&f->said, "message", message);
+        buf_addc(&f->said, '}');
+        return;
+    }
     printf("%s  version %s  %s%s%s: %s\n", instance, version, verdict, step != NULL ? " at " : "",
            step != NULL ? step : "", message != NULL ? message : "");
 }
@@ -79,23 +99,20 @@ static void check_row(struct fleet *f, const struct db_reply *reply, int row)
     bool ok = vm_call(f->vm, "check", &arg, 1, &out, f->err);
     struct json *said = ok ? json_parse(out.data, out.len, f->err) : NULL;
     const char *verdict = said != NULL ? json_text(said, "verdict") : "diverges";
-    if (said == NULL) {
-        printf("%s  version %s  diverges: %s\n", instance, version, f->err->message);
-        f->report->diverges++;
-    } else if (strcmp(verdict, "safe") == 0) {
+    if (said != NULL && strcmp(verdict, "safe") == 0) {
         f->report->safe++;
         take_move(f, instance, db_value(reply, 0, row, 1), said);
-    } else if (strcmp(verdict, "busy") == 0) {
+    } else if (said != NULL && strcmp(verdict, "busy") == 0) {
         f->report->busy++;
-    } else if (strcmp(verdict, "decide") == 0) {
+    } else if (said != NULL && strcmp(verdict, "decide") == 0) {
         f->report->decide++;
         if (f->order->decided)
             take_move(f, instance, db_value(reply, 0, row, 1), said);
         else
-            say(instance, version, "needs a decision", said);
+            say(f, instance, version, "needs a decision", said);
     } else {
         f->report->diverges++;
-        say(instance, version, "diverges", said);
+        say(f, instance, version, "diverges", said);
     }
     json_free(said);
     buf_fini(&out);
@@ -184,13 +201,21 @@ bool fleet_check(struct front *front, struct session *session, const struct flee
     if (f.vm == NULL)
         return false;
     buf_init(&f.moves, TEXT_MAX);
+    buf_init(&f.said, TEXT_MAX);
+    buf_addc(&f.said, '[');
     bool ok = check_all(&f, err);
     if (!ok && f.failed)
         *err = why;
     buf_fini(&f.moves);
     vm_free(f.vm);
-    if (!ok)
-        return false;
+    buf_addc(&f.said, ']');
+    if (ok && f.said.overflow)
+        ok = err_set(err, ERR_LIMIT, "there is too much to say for --json");
+    if (ok && order->quiet)
+        report->said = buf_take(&f.said);
+    buf_fini(&f.said);
+    if (!ok || order->quiet)
+        return ok;
     printf("%d checked: %d safe, %d diverge, %d need a decision, %d are being worked on\n",
            report->safe + report->diverges + report->decide + report->busy, report->safe,
            report->diverges, report->decide, report->busy);
@@ -232,28 +257,27 @@ char *fleet_stops(struct front *front, struct session *session, const char *inst
 
 struct diff {
     struct vm *vm;
-    bool ok;
+    char *text;
     struct err *err;
 };
 
-static void print_diff(void *ctx, const struct db_reply *reply)
+static void take_diff(void *ctx, const struct db_reply *reply)
 {
     struct diff *d = ctx;
     const struct slice arg = slice_of(db_value(reply, 0, 0, 0));
     struct buf out;
     buf_init(&out, TEXT_MAX);
-    d->ok = vm_call(d->vm, "diff", &arg, 1, &out, d->err);
-    if (d->ok)
-        printf("%s", out.len > 0 ? out.data : "the files are the same\n");
+    if (vm_call(d->vm, "diff", &arg, 1, &out, d->err))
+        d->text = out.len > 0 ? buf_take(&out) : xstrdup("");
     buf_fini(&out);
 }
 
-bool fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err)
+char *fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err)
 {
     struct err why = {0};
     struct diff diff = {.vm = open_vm(front, session, err), .err = &why};
     if (diff.vm == NULL)
-        return false;
+        return NULL;
     char *a = xprintf("%d", from), *b = xprintf("%d", to);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit,
@@ -261,13 +285,10 @@ bool fleet_diff(struct front *front, struct session *session, int from, int to, 
                  " a.version, 'to', 'version ' || b.version) from workflow_definitions a,"
                  " workflow_definitions b where a.id = $1::int and b.id = $2::int",
                  2, a, b);
-    bool ok = session_run(session, unit, print_diff, &diff, err);
-    if (ok && !diff.ok) {
+    if (session_run(session, unit, take_diff, &diff, err) && diff.text == NULL)
         *err = why;
-        ok = false;
-    }
     vm_free(diff.vm);
     free(a);
     free(b);
-    return ok;
+    return diff.text;
 }

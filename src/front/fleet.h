@@ -11,13 +11,16 @@ struct fleet_order {
     const char *instance; /* the beginning of one's id; NULL: all */
     bool move;            /* the safe ones, at once */
     bool decided;         /* and those that need a decision: it was taken */
+    bool quiet;           /* nothing is printed: `said` has it */
 };
 
 struct fleet_report {
     int safe, diverges, decide, busy, moved;
+    char *said; /* of a quiet one: a JSON array of those that aren't safe; to be freed */
 };
 
-/* Prints a line for each instance that isn't safe, and a last one with the counts. */
+/* Prints a line for each instance that isn't safe, and a last one with the counts. False: err says
+ * why, and there is no report. */
 bool fleet_check(struct front *front, struct session *session, const struct fleet_order *order,
                  struct fleet_report *report, struct err *err);
 
@@ -25,7 +28,8 @@ bool fleet_check(struct front *front, struct session *session, const struct flee
 char *fleet_stops(struct front *front, struct session *session, const char *instance,
                   struct err *err);
 
-/* Prints what differs between two definitions' files. */
-bool fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err);
+/* What differs between two definitions' files, line by line, to be freed; "" when they are the
+ * same, NULL: err says why. */
+char *fleet_diff(struct front *front, struct session *session, int from, int to, struct err *err);
 
 #endif
