@@ -9,7 +9,7 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "support"))
-from daemon import DaemonTest  # noqa: E402
+from daemon import WORKERS, DaemonTest  # noqa: E402
 from database import until  # noqa: E402
 from outbound import Vendor  # noqa: E402
 
@@ -115,8 +115,9 @@ class OwnStepTest(DaemonTest):
         self.wait("select count(*) from events where type = 'other' and customer_id = %d" % self.customer, "1")
 
     def worker(self):
-        """The process that runs instances: a child of the supervisor."""
-        return int(self.sql("select pid from workflow_workers where role = 'workflow' order by beat desc limit 1"))
+        """The process that is at it."""
+        return int(self.sql("select w.pid from workflow_workers w join workflow_queue q on q.worker = w.id "
+                            "join workflow_instances i on i.id = q.instance_id where i.customer_id = %d" % self.customer))
 
     def test_an_answer_is_recorded_as_one_step(self):
         self.vendor.plan = [(503, {}, ""), (429, {"Retry-After": "1"}, "")]
@@ -274,6 +275,7 @@ class OwnStepTest(DaemonTest):
         self.assertEqual({"n": 1}, json.loads(
             [r for r in self.vendor.requests if r["method"] == "POST"][0]["body"]))
 
+    @unittest.skipIf(WORKERS, "they wait in one worker")
     def test_where_many_wait_for_their_turn_it_comes_back_later(self):
         self.sql("update provider_limits set paused_until = now() + interval '25 s' where provider = 'http'")
         type(self).customer += 230
