@@ -46,7 +46,7 @@ local function check_arguments(call, args)
   for field in pairs(args) do
     known[field] = true
   end
-  for field in pairs(calls.OPTIONS) do
+  for field in pairs(call.name:match "^http%." and {} or calls.OPTIONS) do -- http's are those of its step
     known[field] = true
   end
   for field, at in pairs(call.table.fields) do

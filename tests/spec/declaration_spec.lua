@@ -116,6 +116,11 @@ describe("a refused file", function()
     assert.is_nil(refusal(in_run 'approve { by = "manager", title = "x", timeout = "1d", yes = "y" }'))
     assert.is_nil(refusal(in_run 'sms.send { to = e.customer, template = "a", in_doubt = "drop", retries = 1 }'))
     assert.is_nil(refusal(in_run 'local t = { to = e.customer } t.text = "x" sms.send(t)'))
+    assert.is_nil(refusal(in_run 'step("a", function() return http.get { url = "https://a.example" }.json end)'))
+    assert.are.equal('followup.lua:4: there is no action http.put; did you mean "http.get"?',
+      refusal(in_run 'step("a", function() return http.put { url = "https://a.example" } end)'))
+    assert.are.equal('followup.lua:4: http.get: unknown field "retries"',
+      refusal(in_run 'step("a", function() return http.get { url = "x", retries = 1 } end)'))
   end)
 
   it("is stopped by an event that it shares nothing with", function()
