@@ -17,6 +17,10 @@ static const char SQL_BACKLOG[] =
 static const char SQL_STUCK[] =
     "select coalesce(reason->>'code', 'unknown'), count(*) from workflow_queue"
     " where reason is not null and state = 'stuck' group by 1 order by 2 desc, 1 limit 32";
+static const char SQL_SCHEDULES[] =
+    "select workflow, extract(epoch from real_of(planned)), extract(epoch from real_of(made))"
+    " from workflow_schedules where ended_at is null and made is not null"
+    " order by workflow limit 256";
 static const char SQL_REST[] =
     "select extract(epoch from clock_timestamp()), (select count(*) from workflow_refusals),"
     " refusals()::text, (select count(*) from json_to_recordset(coalesce($1::json, '[]'))"
@@ -45,6 +49,7 @@ struct db_unit *deployment_ask_engine(const char *expected)
     db_unit_add(unit, SQL_MEMBERS, 0, NULL);
     db_unit_add(unit, SQL_BACKLOG, 0, NULL);
     db_unit_add(unit, SQL_STUCK, 0, NULL);
+    db_unit_add(unit, SQL_SCHEDULES, 0, NULL);
     return unit;
 }
 
@@ -118,6 +123,14 @@ void deployment_engine(struct deployment *d, const struct db_reply *reply)
         snprintf(d->stuck[d->nstuck].code, sizeof(d->stuck[0].code), "%s",
                  db_value(reply, 3, row, 0));
         d->stuck[d->nstuck++].count = db_int(reply, 3, row, 1);
+    }
+    d->nschedules = 0;
+    for (int row = 0; row < db_rows(reply, 4) && d->nschedules < SCHEDULES_MAX; row++) {
+        int at = d->nschedules++;
+        snprintf(d->schedules[at].workflow, sizeof(d->schedules[0].workflow), "%s",
+                 db_value(reply, 4, row, 0));
+        d->schedules[at].planned = number(reply, 4, row, 1);
+        d->schedules[at].made = number(reply, 4, row, 2);
     }
 }
 

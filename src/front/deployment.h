@@ -10,7 +10,7 @@
 #include "engine/figures.h"
 #include "io/db.h"
 
-enum { MEMBERS_MAX = 256, CODES_MAX = 32 };
+enum { MEMBERS_MAX = 256, CODES_MAX = 32, SCHEDULES_MAX = 256 };
 
 struct member { /* one worker process, anywhere */
     char name[32], role[16], machine[96], pid[16];
@@ -32,6 +32,11 @@ struct deployment {
         int64_t count;
     } stuck[CODES_MAX];
     int nstuck;
+    struct {
+        char workflow[96];
+        double planned, made;   /* the last fire: for when, and when; seconds since 1970 */
+    } schedules[SCHEDULES_MAX]; /* in force, that have fired */
+    int nschedules;
     int64_t refused; /* of the company's files */
     int64_t pending; /* schema files of this program that are not applied */
     char *refusals;  /* JSON, for people; NULL: not known yet */

@@ -157,6 +157,23 @@ static void print_providers(const struct deployment *d, struct buf *out)
     }
 }
 
+static void print_schedules(const struct deployment *d, struct buf *out)
+{
+    family(out, "schedule_drift_seconds", "gauge",
+           "How long after its time the last fire of a schedule was made.");
+    for (int i = 0; i < d->nschedules; i++) {
+        double drift = d->schedules[i].made - d->schedules[i].planned;
+        sample(out, "schedule_drift_seconds", drift > 0 ? drift : 0, "workflow",
+               d->schedules[i].workflow, NULL);
+    }
+    family(out, "schedule_last_fire_timestamp_seconds", "gauge",
+           "For when the last fire of a schedule was planned.");
+    for (int i = 0; i < d->nschedules; i++) {
+        sample(out, "schedule_last_fire_timestamp_seconds", d->schedules[i].planned, "workflow",
+               d->schedules[i].workflow, NULL);
+    }
+}
+
 void deployment_metrics(const struct deployment *d, struct buf *out)
 {
     family(out, "database_up", "gauge", "1: the database answers.");
@@ -178,6 +195,7 @@ void deployment_metrics(const struct deployment *d, struct buf *out)
     for (int i = 0; i < d->nstuck; i++) {
         sample(out, "instances_stuck", (double)d->stuck[i].count, "code", d->stuck[i].code, NULL);
     }
+    print_schedules(d, out);
 }
 
 /* ---- JSON ---- */

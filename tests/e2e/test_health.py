@@ -254,6 +254,20 @@ class MetricsTest(Web):
         self.soon("moonwright_refused_files", 0.0)
         self.assertEqual([], self.json("/healthz")[1]["refused"])
 
+    def test_5_a_schedule_that_fires_late_is_seen(self):
+        self.write("minutely.lua", 'return workflow { schedule = { cron = "* * * * *" }, run = function(e) end }')
+        self.in_force("minutely")
+        drift = "moonwright_schedule_drift_seconds"
+        self.assertIsNone(prometheus.total(self.metrics(), drift, workflow="minutely"))
+        # The clock jumps, as if nobody had been there when the minute began.
+        self.sql("update clock set business_origin = date_trunc('minute', business_now()) + interval '90 s', "
+                 "real_origin = clock_timestamp(); select pg_notify('arrivals', '')")
+        until(lambda: 29 < (prometheus.total(self.metrics(), drift, workflow="minutely") or 0) < 59, True, 20, "late")
+        self.assertEqual(self.sql("select extract(epoch from real_of(planned))::bigint from workflow_schedules "
+                                  "where workflow = 'minutely'"), "%.0f" % prometheus.total(
+            self.metrics(), "moonwright_schedule_last_fire_timestamp_seconds", workflow="minutely"))
+        os.unlink(os.path.join(self.folder, "workflows", "minutely.lua"))
+
     def test_6_what_waits_lags(self):
         os.kill(self.pid("workflow"), signal.SIGSTOP)
         self.go(61)
