@@ -241,7 +241,7 @@ static bool ends_itself(struct action *action, const char *kind, const char *tex
     struct json *doc = json_parse(text, len, NULL);
     const char *seconds = doc ? json_text(doc, "seconds") : NULL;
     char *reason = doc ? json_encode(doc, "reason") : NULL;
-    char *until = suspend ? op_after(NULL, seconds ? atof(seconds) : 1) : NULL;
+    char *until = suspend ? op_soon(action->actions->engine, seconds ? atof(seconds) : 1) : NULL;
     const char *why = suspend && doc ? json_text(doc, "reason") : reason;
     task_cancel(action->task);
     action->task = NULL;
@@ -449,7 +449,7 @@ void op_take_token(struct op *op, loop_fn *fn)
         op_free(op);
     } else if (limit_is_crowded(op_limits(op), op->provider)) {
         char *why = xprintf("many wait for %s's rate limit", op->provider);
-        char *until = op_after(NULL, CROWD_S + arc4random_uniform(CROWD_S * 1000) / 1000.0);
+        char *until = op_soon(op_engine(op), CROWD_S + arc4random_uniform(CROWD_S * 1000) / 1000.0);
         op_end(op, ACTION_SUSPENDED, why, until);
         free(why);
         free(until);
@@ -565,21 +565,29 @@ int op_timeout_ms(const struct op *op)
     return (int)ms;
 }
 
-char *op_after(const char *utc, double seconds)
+static char *utc_text(int64_t us)
 {
-    int64_t us = clock_wall_us();
-    struct tm tm = {0};
-    double s = 0;
-    if (utc && sscanf(utc, "%d-%d-%dT%d:%d:%lf", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour,
-                      &tm.tm_min, &s) == 6) {
-        tm.tm_year -= 1900;
-        tm.tm_mon--;
-        us = (int64_t)timegm(&tm) * 1000000 + (int64_t)(s * 1e6);
-    }
-    us += (int64_t)(seconds * 1e6);
+    struct tm tm;
     time_t whole = (time_t)(us / 1000000);
     char day[32];
     gmtime_r(&whole, &tm);
     strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm);
     return xprintf("%s.%06dZ", day, (int)(us % 1000000));
+}
+
+char *op_after(const char *utc, double seconds)
+{
+    struct tm tm = {0};
+    double s = 0;
+    must(sscanf(utc, "%d-%d-%dT%d:%d:%lf", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour,
+                &tm.tm_min, &s) == 6);
+    tm.tm_year -= 1900;
+    tm.tm_mon--;
+    return utc_text((int64_t)timegm(&tm) * 1000000 + (int64_t)((s + seconds) * 1e6));
+}
+
+char *op_soon(const struct engine *engine, double seconds)
+{
+    int64_t now = engine->worker ? worker_wall_us(engine->worker) : clock_wall_us();
+    return utc_text(now + (int64_t)(seconds * 1e6));
 }

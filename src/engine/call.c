@@ -196,8 +196,8 @@ static void act_on(struct op *op, const char *outcome, bool retryable, int statu
     } else if (strcmp(outcome, "refused") == 0) {
         answer(op, "error", "refused", status, body, message);
     } else { // once, and nobody knows: looked for when the vendor's search has caught up
-        char *until = op_after(
-            NULL, (double)setting_int(op_engine(op)->settings, "INDOUBT_GHL_MS") / 1000);
+        char *until = op_soon(
+            op_engine(op), (double)setting_int(op_engine(op)->settings, "INDOUBT_GHL_MS") / 1000);
         op_end(op, ACTION_SUSPENDED, "call_in_doubt", until);
         free(until);
     }

@@ -22,7 +22,7 @@ enum { LOOK_RETRY_S = 30 };
 
 static void suspend(struct op *op, const char *since, double seconds)
 {
-    char *until = op_after(since, seconds);
+    char *until = since ? op_after(since, seconds) : op_soon(op_engine(op), seconds);
     op_end(op, ACTION_SUSPENDED, "send_in_doubt", until);
     free(until);
 }

@@ -85,8 +85,10 @@ char *op_utf8(const char *text, size_t len);
 bool op_may_try_again(struct op *op);
 /* How long one try may take, 0: fetch's own. */
 int op_timeout_ms(const struct op *op);
-/* now + seconds after an instant of the database ("intended_at"), as UTC text; caller frees. */
+/* Seconds after an instant of the database ("intended_at"), or after now by its clock, as UTC text;
+ * caller frees. */
 char *op_after(const char *utc, double seconds);
+char *op_soon(const struct engine *engine, double seconds);
 
 /* message.c */
 void message_start(struct op *op);

@@ -41,6 +41,7 @@ struct worker {
     bool entered, gone, stopped;
     int in_flight;
     int64_t sent_ms, confirmed_ms;
+    int64_t wall_us; /* the database's clock, at 0 of our monotonic one */
     struct other others[MAX_OTHERS];
     size_t nothers;
 };
@@ -132,6 +133,13 @@ static void taken_over(void *ctx, const struct db_reply *reply)
         w->taken(w->taken_ctx);
 }
 
+static const char wall_sql[] = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+static void read_wall(struct worker *w, const struct db_reply *reply, int statement)
+{
+    w->wall_us = db_int(reply, statement, 0, 0) - clock_mono_us();
+}
+
 static void take_over(struct worker *w, const char *id, const char *beat)
 {
     struct db_unit *unit = db_unit_new();
@@ -178,6 +186,7 @@ static void renewed(void *ctx, const struct db_reply *reply)
         return;
     }
     w->confirmed_ms = w->sent_ms;
+    read_wall(w, reply, 2);
     watch_others(w, reply, 1);
 }
 
@@ -195,6 +204,7 @@ static void beat(struct worker *w)
                  "select id, beat from workflow_workers where id <> $1::uuid "
                  "and until < clock_timestamp() order by until limit 64",
                  1, w->id);
+    db_unit_addv(unit, wall_sql, 0);
     free(lease);
     w->sent_ms = clock_mono_ms();
     send(w, unit, renewed);
@@ -215,6 +225,7 @@ static void enter(struct worker *w)
                  "select id, pid, born from workflow_workers where machine = $1 "
                  "and id <> $2::uuid",
                  2, w->machine, w->id);
+    db_unit_addv(unit, wall_sql, 0);
     /* Before it can run again, by us or others. */
     const struct mark_judging *judging = &page()->dead.judging;
     if (page()->dead.worker[0] && page()->dead.instance[0])
@@ -255,6 +266,7 @@ static void entered(void *ctx, const struct db_reply *reply)
     }
     w->entered = true;
     w->confirmed_ms = w->sent_ms;
+    read_wall(w, reply, 2);
     tell_of_the_dead();
     for (int i = 0; i < db_rows(reply, 1); i++) {
         int64_t pid = db_int(reply, 1, i, 1), born = db_int(reply, 1, i, 2);
@@ -341,4 +353,9 @@ bool worker_may_send(const struct worker *w)
 {
     int margin = w->lease_ms / 3 < 10000 ? w->lease_ms / 3 : 10000;
     return w->entered && !w->gone && clock_mono_ms() < w->confirmed_ms + w->lease_ms - margin;
+}
+
+int64_t worker_wall_us(const struct worker *w)
+{
+    return w->wall_us + clock_mono_us();
 }

@@ -28,5 +28,7 @@ void worker_fence(const struct worker *worker, struct db_unit *unit);
 
 /* True while the lease was confirmed less than (lease - 10 s) ago by the monotonic clock. */
 bool worker_may_send(const struct worker *worker);
+/* The time by the database's clock, to some milliseconds. */
+int64_t worker_wall_us(const struct worker *worker);
 
 #endif

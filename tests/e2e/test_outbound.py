@@ -187,6 +187,20 @@ class SendTest(OutboundTest):
         self.assertEqual("suspended", self.text(instance=instance)["verdict"])
         self.assertEqual(0, self.twilio.count("GET"))
 
+    def test_a_wrong_clock_of_ours_delays_nothing(self):
+        fake = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+        if not os.path.exists(fake) or "ASAN_OPTIONS" in os.environ:
+            self.skipTest("faketime is not installed, or a sanitizer is in its place")
+        self.driver.end()
+        self.driver = self.start(LD_PRELOAD=fake, FAKETIME="+9h", FAKETIME_DONT_FAKE_MONOTONIC="1", NO_FAKE_STAT="1")
+        instance = str(uuid.uuid4())
+        self.in_doubt(instance)
+        time.sleep(0.4)
+        answer = self.text(instance=instance)
+        self.assertEqual(1, self.twilio.count("GET"))
+        self.assertEqual("t", self.sql("select timestamptz '%s' between now() and now() + interval '1 min'"
+                                       % answer["until"]), answer)
+
     def test_in_doubt_is_found_at_the_vendor(self):
         instance = str(uuid.uuid4())
         self.in_doubt(instance)
