@@ -298,3 +298,39 @@ returns json language sql stable as $$
                               filter (where f.nth <= n), '[]'))
   from fresh f
 $$;
+
+-- As before, under the gate: a wait that gives up either sees this answer, or was over before it, and
+-- whoever answers is told so.
+create or replace function answer_task(task uuid, answer json) returns text language plpgsql volatile as $$
+declare
+  t staff_tasks;
+  over text;
+  at_ timestamptz;
+begin
+  perform 1 from gate for share;
+  at_ := business_now();
+  select * into t from staff_tasks x where x.id = task for update;
+  if not found then
+    return 'unknown';
+  end if;
+  over := task_is_over(t);
+  if over is not null then
+    return over;
+  end if;
+  update staff_tasks x
+  set done_at = at_, done_by = coalesce(nullif(btrim(answer->>'by'), ''), t.role),
+      approved = case when t.approval then (answer->>'approved')::boolean end,
+      answer_text = coalesce(answer->>'text', t.note), answer_note = nullif(answer->>'note', '')
+  where x.id = task returning * into t;
+  insert into arrivals (type, entity, entity_id, at, payload, dedupe)
+  values (case when t.approval then 'task_answered' else 'task_done' end, 'task', t.id::text, at_,
+          json_strip_nulls(json_build_object(
+            'task', json_build_object('id', t.id, 'to', t.role, 'title', t.title, 'note', t.note),
+            'customer', (select e.payload->'customer' from workflow_instances i
+                         join events e on e.id = i.event_id where i.id = t.instance_id),
+            'data', json_build_object('approved', t.approved, 'by', t.done_by,
+                                      'text', t.answer_text, 'note', t.answer_note))),
+          'task ' || t.id);
+  perform pg_notify('arrivals', '');
+  return 'done';
+end $$;

@@ -144,6 +144,24 @@ class SettleTest(DatabaseTest):
         self.assertEqual([starts[2]["instance"]], self.rows(
             "select instance_id from workflow_queue where due is not null"))
 
+    def test_an_answer_at_the_last_moment_is_heard_or_refused(self):
+        e = event("estimate_created", "estimate", 7, "2026-06-01T10:00:00Z")
+        one = start(e)
+        self.settle([e], [one])
+        worker = self.hold(one)
+        due = self.sql("select utc(business_now() + interval '2 s')")
+        asked = json.loads(self.sql("select staff_ask('%s', 'place', %s::json)" % (
+            one["instance"], literal({"to": "csr", "title": "t", "approval": True, "due": due}))))
+        wait = {"i": 0, "kind": "event", "instance": one["instance"], "run": 1, "branch": "", "ordinal": 1, "seq": 1,
+                "name": "approve.answer#1", "hash": "x", "input": [], "release": True, "judged": False,
+                "deadline": due, "types": [{"type": "task_answered", "keys": ["task:" + asked["id"]]}]}
+        answer, decided = self.overlap(
+            "select answer_task('%s', '{\"approved\": true}')" % asked["id"],
+            "select pg_sleep(2.1); begin; select lock_gate(); select result from suspend('%s', %s::json); commit"
+            % (worker, literal([wait])), hold=3)
+        self.assertEqual("done", answer.strip())
+        self.assertEqual("behind", decided.strip().split("\n")[-1])
+
     def test_ending_and_queueing_at_the_same_time_lose_nobody(self):
         e, f = (event("estimate_created", "estimate", 7, "2026-06-01T1%d:00:00Z" % n) for n in (0, 1))
         first, second = (start(x, key="k", if_running="queue") for x in (e, f))
