@@ -13,6 +13,8 @@
 #define FLIGHTS 2      /* units under way */
 #define SECOND 150     /* notes that are worth a unit while another one is under way */
 #define RETRY_MS 250   /* before a unit is sent again that failed for no fault of its own */
+#define SWEEP_MS 5000  /* between the sweeps that follow a claim whose outcome is unknown */
+#define SWEEPS 3
 #define ALL SIZE_MAX
 
 /* A unit under way. */
@@ -32,6 +34,8 @@ struct journal {
     const struct engine *engine;
     struct journal_events events;
     struct loop_timer *retry, *again; /* for units; for a claim that was refused */
+    struct loop_timer *late;          /* for the next sweep */
+    int sweeps;                       /* that are still to come */
     struct note *first, **end;        /* queued */
     size_t queued;
     size_t staying; /* notes whose instances go on after them */
@@ -212,7 +216,7 @@ static struct flight *next_flight(struct journal *j)
             idle = f;
     }
     if (!busy)
-        return j->first || (j->claim && j->hurried) ? idle : NULL;
+        return j->first || j->sweep || (j->claim && j->hurried) ? idle : NULL;
     return !alone && j->queued >= SECOND ? idle : NULL;
 }
 
@@ -228,7 +232,7 @@ static bool send_unit(struct journal *j, struct flight *f)
         j->claim = 0;
         j->sweep = false;
     }
-    if (f->n == 0 && f->claim == 0)
+    if (f->n == 0 && f->claim == 0 && !f->sweep)
         return false;
     if (ask.sweep)
         ask.known = j->events.known(j->events.ctx, &ask.nknown);
@@ -364,9 +368,28 @@ static bool free_when_idle(struct journal *j)
     }
     loop_timer_free(j->retry);
     loop_timer_free(j->again);
+    loop_timer_free(j->late);
     loop_undefer(j->engine->loop, j);
     free(j);
     return true;
+}
+
+/* An unknown claim may have been granted: what we hold is compared with what we know. PostgreSQL
+ * may still be at it, and grant it behind our first look. */
+static void sweep_from_now(struct journal *j)
+{
+    j->sweep = true;
+    j->sweeps = SWEEPS;
+    loop_timer_set(j->late, SWEEP_MS);
+}
+
+static void sweep_late(void *ctx)
+{
+    struct journal *j = ctx;
+    j->sweep = true;
+    if (--j->sweeps > 1)
+        loop_timer_set(j->late, SWEEP_MS * 4);
+    flush_soon(j);
 }
 
 static void answered(void *ctx, const struct db_reply *reply)
@@ -391,8 +414,8 @@ static void answered(void *ctx, const struct db_reply *reply)
         refused(j, f, reply);
     } else {
         log_warn("journal", "a unit is sent again", "error", db_reply_err(reply)->message, NULL);
-        /* An unknown claim may have been granted: what we hold is compared with what we know. */
-        j->sweep |= outcome == DB_UNKNOWN && f->claim;
+        if (outcome == DB_UNKNOWN && f->claim)
+            sweep_from_now(j);
         put_back(j, f, outcome == DB_UNKNOWN);
         loop_timer_set(j->retry, RETRY_MS);
     }
@@ -401,7 +424,7 @@ static void answered(void *ctx, const struct db_reply *reply)
         j->events.settled(j->events.ctx);
     if (j->stopped)
         free_when_idle(j);
-    else if (j->first || j->claim)
+    else if (j->first || j->claim || j->sweep)
         flush_soon(j);
 }
 
@@ -428,6 +451,7 @@ struct journal *journal_new(const struct engine *engine, const struct journal_ev
     }
     j->retry = loop_timer_new(engine->loop, retry_due, j);
     j->again = loop_timer_new(engine->loop, claim_again, j);
+    j->late = loop_timer_new(engine->loop, sweep_late, j);
     return j;
 }
 
@@ -438,6 +462,7 @@ void journal_free(struct journal *journal)
     journal->stopped = true;
     loop_timer_clear(journal->retry);
     loop_timer_clear(journal->again);
+    loop_timer_clear(journal->late);
     loop_undefer(journal->engine->loop, journal);
     free_when_idle(journal);
 }

@@ -620,15 +620,35 @@ class LossTest(Case):
         fence = "select fence('00000000-0000-0000-0000-000000000001')"
         self.assertEqual("0", self.overlap(fence, takeover)[1])
 
-    def test_units_without_an_answer_are_sent_again_and_found(self):
+    def proxy(self):
+        """One, and the database's address through it."""
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         host = dict(field.split("=", 1) for field in self.database.url.split())["host"]
         proxy = Proxy(folder, os.path.join(host, ".s.PGSQL.5432"))
         self.addCleanup(proxy.close)
+        return proxy, self.database.url.replace(host, folder)
+
+    def test_a_claim_that_is_committed_long_after_its_connection_was_cut_is_not_held_for_ever(self):
+        proxy, url = self.proxy()
+        self.body("return 'end'")
+        # The first claim is slow; PostgreSQL doesn't notice that nobody waits for it any more.
+        self.sql("create sequence claims; create function slow() returns trigger language plpgsql as $$ begin"
+                 " if new.worker is not null and nextval('claims') = 1 then perform pg_sleep(2); end if;"
+                 " return new; end $$;"
+                 "create trigger slow before update on workflow_queue for each row execute function slow()")
+        self.begin(1)
+        self.worker(url=url)
+        self.wait("select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1")
+        proxy.drop()
+        self.wait("select worker is not null from workflow_queue", "t")
+        self.states(done=1)
+
+    def test_units_without_an_answer_are_sent_again_and_found(self):
+        proxy, url = self.proxy()
         self.body("for i = 1, 4 do sms.send { to = e.customer, text = 'n' .. i }\nsleep '1s' end\nreturn 'end'")
         self.begin(60)
-        self.worker(url=self.database.url.replace(host, folder))
+        self.worker(url=url)
 
         def cut_enough():
             proxy.cut(1)

@@ -16,12 +16,23 @@ class Proxy:
         self.listener.listen(16)
         self.cuts = 0        # how many of the next sendings are to be done and not answered
         self.was_cut = 0
+        self.clients = []
         self.lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, n=1):
         with self.lock:
             self.cuts = n
+
+    def drop(self):
+        """Cuts all connections; what PostgreSQL is at, it brings to its end."""
+        with self.lock:
+            for client in self.clients:
+                try:
+                    client.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+            self.clients = []
 
     def _accept(self):
         while True:
@@ -34,6 +45,8 @@ class Proxy:
     def _serve(self, client):
         server = socket.socket(socket.AF_UNIX)
         server.connect(self.target)
+        with self.lock:
+            self.clients.append(client)
         started = False
         try:
             while True:
