@@ -4,7 +4,7 @@ local M = {}
 
 -- The opcodes that matter; the others are passed over.
 M.MOVE, M.LOADK, M.GETTABUP, M.GETFIELD, M.SETTABUP, M.SETTABLE, M.SETFIELD = 0, 3, 11, 14, 15, 16, 18
-M.NEWTABLE, M.CALL, M.TAILCALL, M.SETLIST = 19, 68, 69, 78
+M.NEWTABLE, M.JMP, M.CALL, M.TAILCALL, M.SETLIST = 19, 56, 68, 69, 78
 
 local NO_LINE = -128 -- in lineinfo: the line is in the table of absolute lines
 

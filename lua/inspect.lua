@@ -79,6 +79,23 @@ local function check_field(f, i, path)
   end
 end
 
+-- The first argument of the call that begins with the function in register i.a, when it is a text that
+-- is written out whole: {value, line}. What is only a part of it, or one of several, is not known.
+local function argument(f, n)
+  local base, found = f.code[n].a, nil
+  for k = n + 1, f.code.n do
+    local i = f.code[k]
+    if (i.op == bytecode.CALL or i.op == bytecode.TAILCALL) and i.a <= base then
+      return i.a == base and found or nil
+    elseif i.a == base + 1 and i.op ~= bytecode.JMP then
+      if found ~= nil or i.op ~= bytecode.LOADK then
+        return nil
+      end
+      found = { value = constant(f, i.bx), line = i.line }
+    end
+  end
+end
+
 local function check_global(path, line, name, env)
   local ok, why = pcall(function()
     return env[name]
@@ -108,10 +125,13 @@ function M.check(chunk, path, env)
       local name = tostring(constant(f, i.b))
       refuse(path, i.line, "global '" .. name .. "' assigned; write: local " .. name .. " = …")
     elseif global(f, i, bytecode.GETTABUP, i.b) then
-      local name, after = constant(f, i.c), f.code[n + 1]
+      local name = constant(f, i.c)
       check_global(path, i.line, name, env)
-      if name == "sleep" and after and after.op == bytecode.LOADK then
-        check_duration(path, after.line, constant(f, after.bx))
+      if name == "sleep" then
+        local value = argument(f, n)
+        if value then
+          check_duration(path, value.line, value.value)
+        end
       end
     elseif i.op == bytecode.SETFIELD then
       check_field(f, i, path)
@@ -122,16 +142,12 @@ end
 -- The call that begins with the function in register i.a: its first argument when that is a
 -- constant, and the fields set in a table that is its second.
 local function call_of(f, n)
-  local base = f.code[n].a
-  local name, fields
+  local base, fields = f.code[n].a, {}
   for k = n + 1, f.code.n do
     local i = f.code[k]
-    if i.op == bytecode.CALL and i.a == base then
-      return name, fields or {}
-    elseif i.op == bytecode.LOADK and i.a == base + 1 and not name then
-      name = { value = constant(f, i.bx), line = i.line }
+    if (i.op == bytecode.CALL or i.op == bytecode.TAILCALL) and i.a == base then
+      return argument(f, n), fields
     elseif i.op == bytecode.SETFIELD and i.a == base + 2 then
-      fields = fields or {}
       fields[constant(f, i.b)] = true
     end
   end

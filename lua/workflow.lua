@@ -72,7 +72,7 @@ local function event(known, name, field, at)
 end
 
 local function check_on(d, known, at)
-  local list = {}
+  local list, twice = {}, {}
   if d.on == nil then
     return list
   end
@@ -80,8 +80,12 @@ local function check_on(d, known, at)
     refusal.raise(at, "on", 'on must be the name of an event, or a list: on = "estimate_created"')
   end
   for _, name in ipairs(type(d.on) == "table" and d.on or { d.on }) do
-    event(known, name, "on", at)
-    list[#list + 1] = name
+    if event(known, name, "on", at).subject == "instance" then
+      refusal.raise(at, name, "on: " .. name .. " reaches one live instance and starts none")
+    elseif not twice[name] then
+      list[#list + 1] = name
+    end
+    twice[name] = true
   end
   if #list == 0 then
     refusal.raise(at, "on", "on names no event")

@@ -56,6 +56,17 @@ describe("a refused file", function()
       .. 'did you mean "estimate_approved"?', refusal(in_run 'wait_for "estimate_aproved"'))
   end)
 
+  it("takes an event that is named twice once", function()
+    local set = load_set { ["followup.lua"] = 'return workflow {\n  on = { "estimate_created", "estimate_created" },\n'
+      .. "  run = function(e) end }" }
+    assert.are.same({ "estimate_created" }, set.workflows.followup.value.on)
+  end)
+
+  it("is to start on what reaches live instances only", function()
+    assert.are.equal("followup.lua:2: on: signal_go reaches one live instance and starts none",
+      refusal 'return workflow {\n  on = { "estimate_created", "signal_go" },\n  run = function(e) end }')
+  end)
+
   it("names an unknown field and the one that was meant", function()
     assert.are.equal('followup.lua:3: unknown field "stopwhen" in workflow; did you mean "stop_when"?',
       refusal(declared 'stopwhen = { "estimate_approved" }'))
@@ -73,6 +84,16 @@ describe("a refused file", function()
   it("reads a name that isn't there, long before it runs", function()
     assert.are.equal("followup.lua:4: there is no 'os' here; for the time use now() or date(t)",
       refusal(in_run "if e.x then return os.time() end"))
+  end)
+
+  it("knows only what is written out whole", function()
+    local unit = 'local unit = "d"\n'
+    for _, line in ipairs { 'sleep("2" .. unit)', 'pcall(sleep, "2" .. unit)', 'sleep(unit == "d" and "2" or "2h")',
+      'wait_for("estimate_" .. unit)', 'wait_for(unit == "d" and "estimate_" or e.name)' } do
+      assert.is_nil(refusal(unit .. in_run(line)), line)
+    end
+    assert.matches('^followup.lua:4: "2 days" is not', refusal(in_run 'return sleep "2 days"'))
+    assert.matches('^followup.lua:4: unknown event "nothing"', refusal(in_run 'return wait_for "nothing"'))
   end)
 
   it("names a duration that is none", function()
