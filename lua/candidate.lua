@@ -184,7 +184,7 @@ end
 local function workflow_names(set)
   local names, list = {}, {}
   for path in pairs(set.sources) do
-    local name = path:match "^workflows/([%w_]+)%.lua$"
+    local name = path:match "^workflows/([^/]+)%.lua$"
     if name and not M.SHARED[name] and not name:match "_spec$" then
       names[name] = true
     end

@@ -33,7 +33,9 @@ static bool add_file(struct buf *out, const char *path, bool *found, struct err 
         err_set(err, ERR_INPUT, "%s: it holds a zero byte and is no text", path);
         failed = true;
     } else {
-        *found = buf_json(out, text, len);
+        // Some editors begin with a byte order mark.
+        size_t mark = len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+        *found = buf_json(out, text + mark, len - mark);
     }
     free(text);
     return !failed;

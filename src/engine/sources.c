@@ -74,6 +74,9 @@ static char *read_text(const char *path, size_t *len, const char **why)
         }
     }
     close(fd);
+    size_t mark = text != NULL && *len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    if (mark > 0) /* some editors write it */
+        memmove(text, text + mark, *len -= mark);
     return text;
 }
 
@@ -96,6 +99,27 @@ static bool add_file(struct sources *s, const char *file, const char *path)
     return !s->files.overflow;
 }
 
+/* A file that looks like a workflow's and can't be one for its name; one beginning with a dot is an
+ * editor's. */
+static bool is_misnamed(const char *folder, const char *name)
+{
+    size_t len = strlen(name);
+    return *folder == '\0' && len > 4 && name[0] != '.' && !is_name(name) &&
+           strcmp(name + len - 4, ".lua") == 0 &&
+           strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-. ()") ==
+               len;
+}
+
+static bool refuse_name(struct sources *s, const char *name)
+{
+    char *key = xprintf("file workflows/%s", name);
+    sources_set_aside(s, key,
+                      "a workflow's file is named in lower_snake_case, such as thank_you.lua");
+    free(key);
+    buf_printf(&s->files, "%s\"workflows/%s\":\"\"", s->files.len > 1 ? "," : "", name);
+    return !s->files.overflow;
+}
+
 /* Adds the Lua files of one folder below workflows_dir ("" is that folder itself). */
 static bool read_folder(struct sources *s, const char *root, const char *folder, struct err *err)
 {
@@ -112,6 +136,9 @@ static bool read_folder(struct sources *s, const char *root, const char *folder,
                  err_set(err, ERR_LIMIT, "the files of the company are larger than 32 MB");
             free(full);
             free(file);
+        } else if (ok && is_misnamed(folder, names[i]->d_name)) {
+            ok = refuse_name(s, names[i]->d_name) ||
+                 err_set(err, ERR_LIMIT, "the files of the company are larger than 32 MB");
         }
         free(names[i]);
     }

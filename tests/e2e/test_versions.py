@@ -116,8 +116,10 @@ class Refusals(Case):
                 "field": workflow(more="\n  stopwhen = {},"),
                 "kind": workflow(more='\n  history = "yes",'),
                 "half": workflow()[:40],
+                "Thank-You": workflow(),
                 "empty": ""}.items():
             tree.write(name + ".lua", text)
+        tree.write(".#good.lua", workflow())  # an editor's
         tree.write("good.lua", workflow())
         with open(os.path.join(tree.folder, "large.lua"), "w") as f:
             f.write("-- " + "x" * (1 << 20))
@@ -133,8 +135,18 @@ class Refusals(Case):
                 "kind": "3 kind.lua:3: history must be a boolean",
                 "half": "half.lua:2: ",
                 "empty": "1 empty.lua:1: must return workflow { … }",
+                "Thank-You": "a workflow's file is named in lower_snake_case, such as thank_you.lua",
                 "large": "0 large.lua: it is larger than 1 MB"}.items():
             self.assertIn(wanted, got["workflows/%s.lua" % name])
+
+    def test_editors_of_other_systems(self):
+        tree = Tree(self, "workflows")
+        tree.write("events.lua", "\ufeff" + EVENTS)
+        tree.write("company.lua", "\ufeff" + COMPANY)
+        tree.write("a.lua", "\ufeff" + workflow("note 'marked'").replace("\n", "\r\n"))
+        tree.begin()
+        self.assertEqual("", self.sql(REFUSED))
+        self.assertEqual("a 1", self.sql(IN_FORCE))
 
     def test_a_file_that_is_away_for_a_moment_was_not_deleted(self):
         tree = Tree(self, "workflows")
