@@ -36,9 +36,17 @@ end
 
 -- Loading ----------------------------------------------------------------------------------------
 
+local function events()
+  local all = {}
+  for type, rule in pairs(set.rules) do
+    all[type] = { of = rule.subject, manual = rule.source == "manual" or nil, data = rule.data }
+  end
+  return all
+end
+
 local function declared(name, file)
   if candidate.SHARED[name] then
-    return { kind = name }
+    return { kind = name, events = name == "events" and events() or nil }
   end
   local data = workflow.data(file.value)
   data.kind = "workflow"
@@ -51,11 +59,7 @@ local function declared(name, file)
   for namespace, names in pairs(set.actions) do
     data.actions[namespace] = json.array(names)
   end
-  data.events = {}
-  for type, rule in pairs(set.rules) do
-    data.events[type] = { of = rule.subject, manual = rule.source == "manual" or nil,
-      data = rule.data }
-  end
+  data.events = events()
   return data
 end
 

@@ -163,6 +163,11 @@ static void in_force(void *ctx, const struct db_reply *reply)
         snprintf(path, sizeof(path), "put.%zu", i);
         log_info("versions", "in force", "workflow", json_text(put, path), NULL);
     }
+    for (size_t i = 0; v->gone_since == 0 && i < json_count(v->loaded, "gone"); i++) {
+        snprintf(path, sizeof(path), "gone.%zu", i);
+        log_info("versions", "no longer in force, its file is gone; what lives goes on", "workflow",
+                 json_text(v->loaded, path), NULL);
+    }
     char *ids = json_encode(put, "ids");
     const struct slice arg = slice_of(ids);
     bool ok = vm_call(v->candidate, "activate", &arg, 1, NULL, &err);

@@ -73,6 +73,25 @@ bool ask_elsewhere(const char *url, char **value, struct err *err, const char *s
     return ok;
 }
 
+bool ask_object(struct ask *ask, const char *text, struct err *err)
+{
+    char *kind = NULL;
+    struct err why;
+    if (text == NULL)
+        return true;
+    bool ok = ask_value(ask, &kind, &why, "select json_typeof($1::json)", 1, text);
+    if (!ok && strncmp(why.sqlstate, "22", 2) != 0) {
+        *err = why;
+        return false;
+    }
+    if (!ok || strcmp(kind, "object") != 0) {
+        ok = err_set(err, ERR_INPUT, "\"%s\" is not a JSON object, such as '{\"size\": 3}'", text);
+        ask->code = EXIT_USAGE;
+    }
+    free(kind);
+    return ok;
+}
+
 bool ask_agreed(struct ask *ask, long count, const char *question, struct err *err)
 {
     char line[64];

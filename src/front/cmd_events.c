@@ -67,6 +67,8 @@ static bool retry(struct ask *ask, struct err *err)
         printf("{\"retried\": %s}\n", count);
     else if (ok && strcmp(count, "0") != 0)
         printf("%s will be judged again\n", count);
+    else if (ok && ask->args->count > 0)
+        ok = err_set(err, ERR_MISSING, "no such error is open; see `moonwright events raised`");
     else if (ok)
         printf("there is nothing to judge again; see `moonwright events list`\n");
     free(count);
@@ -97,6 +99,8 @@ static bool emit(struct ask *ask, struct err *err)
         ask->code = EXIT_USAGE;
         return err_set(err, ERR_INPUT, "\"%s\" is no id", customer);
     }
+    if (!ask_object(ask, data, err))
+        return false;
     if (customer != NULL) {
         if (!ask_elsewhere(front_st_url(ask->front), &snapshot, err, "select snapshot_of($1, $2)",
                            2, what, customer))

@@ -8,7 +8,8 @@ static bool signal_it(struct ask *ask, struct err *err)
 {
     const struct args *args = ask->args;
     char *id;
-    if (!ask_value(ask, &id, err, "select signal_instance($1, $2, $3::json)", 3, args_word(args, 0),
+    if (!ask_object(ask, args_word(args, 2), err) ||
+        !ask_value(ask, &id, err, "select signal_instance($1, $2, $3::json)", 3, args_word(args, 0),
                    args_word(args, 1), args_word(args, 2)))
         return false;
     if (ask->json)

@@ -52,8 +52,9 @@ static bool wait_for(struct ask *ask, const char *id, char **outcome, struct err
 static bool start(struct ask *ask, struct err *err)
 {
     char *e = event_of(ask, err), *id = NULL, *outcome = NULL;
-    bool ok = e != NULL && ask_value(ask, &id, err, "select start_workflow($1, $2::json)", 2,
-                                     args_word(ask->args, 0), e);
+    bool ok = e != NULL && ask_object(ask, e, err) &&
+              ask_value(ask, &id, err, "select start_workflow($1, $2::json)", 2,
+                        args_word(ask->args, 0), e);
     ok = ok && (args_has(ask->args, "--no-wait") || wait_for(ask, id, &outcome, err));
     if (ok && outcome != NULL && strncmp(outcome, "not started", 11) == 0)
         ok = err_set(err, ERR_REFUSED, "%s", outcome);

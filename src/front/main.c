@@ -57,6 +57,8 @@ static int code_of(const struct err *err)
         return EXIT_AGAIN;
     if (err->code == ERR_MISSING || strcmp(err->sqlstate, "MWN01") == 0)
         return EXIT_NOT_FOUND;
+    if (strcmp(err->sqlstate, "MWU01") == 0)
+        return EXIT_USAGE;
     if (err->code == ERR_REFUSED || strcmp(err->sqlstate, "MWI01") == 0 ||
         strcmp(err->sqlstate, "P0001") == 0)
         return EXIT_REFUSED;
@@ -220,9 +222,17 @@ static int run_with_database(struct front *front, const struct args *args)
     return code;
 }
 
+static int unknown(const char *name)
+{
+    fprintf(stderr, "moonwright: there is no command '%s'; see `moonwright help`\n", name);
+    return EXIT_USAGE;
+}
+
 static int explain(int count, char **words)
 {
     const struct command *command = count > 0 ? find_command(words[0]) : NULL;
+    if (count > 0 && command == NULL)
+        return unknown(words[0]);
     if (command != NULL)
         args_explain(command, NULL, stdout);
     else
@@ -240,10 +250,8 @@ int main(int argc, char **argv)
         return EXIT_OK;
     }
     const struct command *command = find_command(name);
-    if (command == NULL) {
-        fprintf(stderr, "moonwright: there is no command '%s'; see `moonwright help`\n", name);
-        return EXIT_USAGE;
-    }
+    if (command == NULL)
+        return unknown(name);
     if (argc > 2 && strcmp(argv[argc - 1], "--help") == 0)
         return explain(1, argv + 1);
     struct args args;

@@ -9,7 +9,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import terminal  # noqa: E402
-from daemon import PROGRAM, DaemonTest  # noqa: E402
+from daemon import EVENTS, PROGRAM, DaemonTest  # noqa: E402
 from database import until  # noqa: E402
 
 ON = """return workflow { on = "go", key = "customer", %s
@@ -371,6 +371,18 @@ class OperationsTest(DaemonTest):
         self.ended("waiter", 32, "done other")
         self.assertEqual("2", self.sql("select payload->'data'->>'size' from events where type = 'other' "
                                        "and customer_id = 32"))
+        for data, wrong in (('{"size": "x"}', "data: size must be a number"), ('{"sze": 3}', 'unknown field "sze" in data'),
+                            ("[3]", "is not a JSON object"), ('{"size":', "is not a JSON object")):
+            self.assertIn(wrong, self.command("events", "emit", "other", data, "--customer", "32", code=2))
+        self.assertEqual("1", self.sql("select count(*) from events where type = 'other' and customer_id = 32"))
+        # An event that is added to events.lua can be told, whichever workflows know of it.
+        self.write("events.lua", EVENTS.replace("{\n", '{\n  visit_asked = { of = "customer", manual = true, '
+                                                'data = { on = "date" } },\n', 1))
+        self.wait("select count(*) from workflow_definitions where name = 'events' and active "
+                  "and declaration->'events'->'visit_asked' is not null", "1")
+        self.assertIn("on is missing", self.command("events", "emit", "visit_asked", "--customer", "32", code=2))
+        self.assertIn("must be a date", self.command("events", "emit", "visit_asked", '{"on": "soon"}', "--customer", "32", code=2))
+        self.command("events", "emit", "visit_asked", '{"on": "2026-06-08"}', "--customer", "32")
         self.assertIn("there is no event 'nothing'", self.command("events", "emit", "nothing", code=3))
         self.assertIn("say which", self.command("events", "emit", "other", code=4))
         self.assertEqual("done", self.state(one))
