@@ -144,6 +144,13 @@ static bool check(const struct setting_info *info, const char *text, struct err 
         return true;
     case SETTING_CRON:
         return cron_parse(text, &cron, err) || err_wrap(err, "%s", info->name);
+    case SETTING_DATABASE: /* a secret: what it is isn't said */
+        return strncmp(text, "postgres://", 11) == 0 || strncmp(text, "postgresql://", 13) == 0 ||
+               strchr(text, '=') != NULL ||
+               err_set(err, ERR_CONFIG,
+                       "%s must be postgresql://USER:PASSWORD@HOST/DATABASE, or like"
+                       " \"host=… dbname=… user=…\"",
+                       info->name);
     case SETTING_TEXT:
         break;
     }

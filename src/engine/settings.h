@@ -32,7 +32,8 @@ enum setting_kind {
     SETTING_SWITCH,
     SETTING_URL,
     SETTING_ADDRESS,
-    SETTING_CRON
+    SETTING_CRON,
+    SETTING_DATABASE
 };
 struct setting_info {
     const char *name, *fallback;

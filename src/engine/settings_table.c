@@ -12,6 +12,10 @@
     {                                                       \
         name, "", needed, meaning, true, SETTING_TEXT, 0, 0 \
     }
+#define DATABASE(name, meaning)                             \
+    {                                                       \
+        name, "", "", meaning, true, SETTING_DATABASE, 0, 0 \
+    }
 #define URL(name, fallback, needed, meaning)                      \
     {                                                             \
         name, fallback, needed, meaning, false, SETTING_URL, 0, 0 \
@@ -38,10 +42,9 @@
 
 static const struct setting_info table[] = {
     /* where things are */
-    SECRET("DATABASE_URL", "", "the engine's PostgreSQL; empty: a private one in MOONWRIGHT_DATA"),
-    SECRET("SERVICETITAN_DATABASE_URL", "", "PostgreSQL of the st_ tables; empty: DATABASE_URL"),
-    SECRET("MOONWRIGHT_READONLY_URL", "",
-           "login role that may only read views; empty: db.* is off"),
+    DATABASE("DATABASE_URL", "the engine's PostgreSQL; empty: a private one in MOONWRIGHT_DATA"),
+    DATABASE("SERVICETITAN_DATABASE_URL", "PostgreSQL of the st_ tables; empty: DATABASE_URL"),
+    DATABASE("MOONWRIGHT_READONLY_URL", "login role that may only read views; empty: db.* is off"),
     SWITCH("DATABASE_PREPARE", "1", "0: no prepared statements, for a pooler of transactions"),
     TEXT("MOONWRIGHT_DATA", "var", "", "folder of the private PostgreSQL, logs and heartbeats"),
     TEXT("MOONWRIGHT_POSTGRES_USER", "postgres", "",

@@ -137,7 +137,10 @@ static bool check_words(const struct args *args, struct err *err)
             return err_set(err, ERR_INPUT, "what is missing: %.*s", p.len, p.word);
         do {
             char what[64];
-            snprintf(what, sizeof(what), "%.*s", p.len, is_choice(&p) ? "the word" : p.word);
+            if (is_choice(&p))
+                snprintf(what, sizeof(what), "the word");
+            else
+                snprintf(what, sizeof(what), "%.*s", p.len, p.word);
             if (n < args->count && !fits(&p, what, args->words[n], err))
                 return false;
             n++;

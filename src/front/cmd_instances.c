@@ -93,7 +93,9 @@ static bool read_since(struct ask *ask, char **since, struct err *err)
         return true;
     if (!ask_value(ask, since, err, "select since_of($1)", 1, text))
         return false;
-    return *since != NULL || err_set(err, ERR_REFUSED,
+    if (*since == NULL)
+        ask->code = EXIT_USAGE;
+    return *since != NULL || err_set(err, ERR_INPUT,
                                      "--since takes a time (2026-06-01, 2026-06-01T14:00:00Z) or an"
                                      " age (90m, 12h, 7d), not \"%s\"",
                                      text);

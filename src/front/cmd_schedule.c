@@ -346,7 +346,10 @@ static bool preview(struct ask *ask, struct err *err)
                        "no workflow '%s' with a schedule is in force; see "
                        "`moonwright schedule list`",
                        asked.workflow);
-    return print_preview(&asked, err);
+    if (print_preview(&asked, err))
+        return true;
+    ask->code = EXIT_USAGE;
+    return false;
 }
 
 /* A schedule that was given needs no database. */
@@ -359,7 +362,7 @@ static int preview_given(struct front *front, const struct args *args)
         return RUN_ASKS;
     if (!read_asked(&asked, args, &err))
         return front_usage(args, err.message);
-    return print_preview(&asked, &err) ? EXIT_OK : front_fail(&err);
+    return print_preview(&asked, &err) ? EXIT_OK : front_usage(args, err.message);
 }
 
 static const struct option list_options[] = {OPTION_JSON, {0}};

@@ -11,6 +11,14 @@
 
 enum { PAUSE_BATCH = 500 };
 
+static void print_leftovers(void *ctx, const struct db_reply *reply)
+{
+    (void)ctx;
+    for (int row = 0; row < db_rows(reply, 0); row++)
+        printf("%snot in force: %s, whose file is gone; %s of it go on as they are\n",
+               row == 0 ? "\n" : "", db_value(reply, 0, row, 0), db_value(reply, 0, row, 1));
+}
+
 static void print_refusals(void *ctx, const struct db_reply *reply)
 {
     (void)ctx;
@@ -27,6 +35,11 @@ static bool list(struct ask *ask, struct err *err)
     if (ask->json)
         return true;
     struct db_unit *unit = db_unit_new();
+    db_unit_add(unit, "select workflow, alive from workflow_list where since is null order by 1", 0,
+                NULL);
+    if (!session_run(ask->session, unit, print_leftovers, NULL, err))
+        return false;
+    unit = db_unit_new();
     db_unit_add(unit,
                 "select message, to_char(since at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC',"
                 " tree from workflow_refusals order by file, tree",
@@ -127,7 +140,9 @@ static bool show(struct ask *ask, struct err *err)
         " (3, 'versions', (select string_agg(o.version || case when a.alive > 0 then ' (' || a.alive"
         "    || ' alive)' else '' end, ', ' order by o.version) from workflow_definitions o"
         "    left join versions_alive() a on a.definition = o.id where o.name = d.name)),"
-        " (4, 'on', d.declaration->>'on'), (5, 'class', d.declaration->>'class'),"
+        " (4, 'on', (select string_agg(e.value, ', ') from json_array_elements_text("
+        "    case json_typeof(d.declaration->'on') when 'array' then d.declaration->'on'"
+        "    else json_build_array(d.declaration->>'on') end) e)), (5, 'class', d.declaration->>'class'),"
         " (6, 'stop_when', (select string_agg((s.value->>'type') || ' (' || (s.value->>'same') ||"
         "    ')', ', ') from json_array_elements(d.declaration->'stop_when') s)),"
         " (6, 'flow', (select string_agg(f.key || ' ' || (f.value #>> '{}'), ', ' order by f.key)"
@@ -252,7 +267,7 @@ static bool migrate(struct ask *ask, struct err *err)
         return false;
     int left = report.diverges + report.busy + (decided ? 0 : report.decide);
     if (left > 0 || (fleet.move && report.moved < report.safe))
-        ask->code = EXIT_FAILED;
+        ask->code = EXIT_REFUSED;
     if (ask->json) {
         print_report(args_word(args, 0), &found,
                      fleet.move ? "\"dry_run\": false" : "\"dry_run\": true", &report);

@@ -208,6 +208,11 @@ bool fleet_check(struct front *front, struct session *session, const struct flee
         *err = why;
     buf_fini(&f.moves);
     vm_free(f.vm);
+    int checked = report->safe + report->diverges + report->decide + report->busy;
+    if (ok && order->instance != NULL && checked == 0)
+        ok = err_set(err, ERR_MISSING,
+                     "no live instance of %s on another version is '%s', or several begin so",
+                     order->workflow, order->instance);
     buf_addc(&f.said, ']');
     if (ok && f.said.overflow)
         ok = err_set(err, ERR_LIMIT, "there is too much to say for --json");
@@ -216,9 +221,8 @@ bool fleet_check(struct front *front, struct session *session, const struct flee
     buf_fini(&f.said);
     if (!ok || order->quiet)
         return ok;
-    printf("%d checked: %d safe, %d diverge, %d need a decision, %d are being worked on\n",
-           report->safe + report->diverges + report->decide + report->busy, report->safe,
-           report->diverges, report->decide, report->busy);
+    printf("%d checked: %d safe, %d diverge, %d need a decision, %d are being worked on\n", checked,
+           report->safe, report->diverges, report->decide, report->busy);
     if (order->move)
         printf("%d moved\n", report->moved);
     return true;

@@ -230,11 +230,25 @@ static bool open_web(struct role *r, struct front *front, struct err *err)
     return true;
 }
 
+/* A setting that copying needs and that is empty, or NULL. */
+static const char *sync_lacks(const struct settings *settings)
+{
+    int count;
+    const struct setting_info *table = settings_table(&count);
+    for (int i = 0; i < count; i++) {
+        if (strcmp(table[i].needed_for, "sync") == 0 && setting(settings, table[i].name)[0] == '\0')
+            return table[i].name;
+    }
+    return NULL;
+}
+
 static bool open_sync(struct role *r, struct err *err)
 {
-    if (setting(r->engine.settings, "SERVICE_TITAN_CLIENT_ID")[0] == '\0') {
+    const char *lacks = sync_lacks(r->engine.settings);
+    if (lacks != NULL) {
         /* Everything else works without; `moonwright config` tells it too. */
-        log_warn("sync", "SERVICE_TITAN_CLIENT_ID is not set: nothing is copied", NULL);
+        log_warn("sync", "nothing is copied from ServiceTitan: see `moonwright config`", "missing",
+                 lacks, NULL);
         return true;
     }
     r->sync = sync_start(&r->engine, err);

@@ -152,6 +152,8 @@ static void child_ended(struct supervisor *s, struct child *child, int status)
     blame(child, status);
     if (refused && child->lives == 1) {
         /* It said why. A port in use or a missing folder doesn't heal by trying. */
+        log_error("supervisor", "a worker can't begin: everything ends", "worker", child->name,
+                  NULL);
         s->refused = true;
         return;
     }

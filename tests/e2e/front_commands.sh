@@ -20,6 +20,7 @@ run live off
 said "live is off"
 run live maybe
 [ $code = 2 ] || fail "a wrong word must be a usage error"
+refused 'the word is on|off, not "maybe"'
 
 one=11111111-1111-7111-8111-111111111111
 sql "insert into workflow_definitions (name, version, sha256, files, declaration, active)
@@ -51,6 +52,20 @@ run events list
 said "events.lua:7: attempt to index a nil value"
 run events retry x
 refused '"x" is not the number of an error'
+run events retry 4711
+refused "no such error is open"
+[ $code = 3 ] || fail "exit code $code for an error that is not there"
+run workflows show followup
+said "on        estimate_created"
+for json in '{"customer":' '[1]' nothing; do
+    run start followup "$json"
+    refused "is not a JSON object"
+    [ $code = 2 ] || fail "exit code $code for $json"
+done
+for wrong in "--cron=61" "--zone=Mars/Base" "--from=soon"; do
+    run schedule preview --cron "0 7 * * *" "$wrong"
+    [ $code = 2 ] || fail "exit code $code for $wrong"
+done
 run sends list --held
 said "+12025550101"
 run sends settle 33 sent

@@ -32,6 +32,9 @@ env_file 'SENDGRID_FROM_NAME="Bright Air\n'
 refused '.env:1: the closing " is missing'
 env_file 'SENDGRID_FROM_NAME="Bright" Air\n'
 refused 'there is something after the closing "'
+env_file 'DATABASE_URL=my-secret-word\n'
+refused '.env:1: DATABASE_URL must be postgresql://USER:PASSWORD@HOST/DATABASE'
+! grep -q my-secret-word err || fail "what was set is shown"
 rm .env
 GHL_SYNC_ENABLED=maybe run config
 refused "in the environment: GHL_SYNC_ENABLED must be 1 or 0"
@@ -75,6 +78,10 @@ run wrong
 [ $code = 2 ] || fail "an unknown command must be a usage error"
 run help
 accepted
+run help wrong
+[ $code = 2 ] || fail "help about an unknown command must be a usage error"
+refused "there is no command 'wrong'"
+run help
 for command in run migrate config live status watch sync workflows instances events sends; do
     grep -qE "^  $command " out || fail "help doesn't tell about $command"
 done

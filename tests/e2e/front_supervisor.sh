@@ -66,6 +66,14 @@ kill -INT $supervisor
 within 3 gone $supervisor
 gone "$web" || fail "a worker is left"
 
+# A feature that lacks a setting is off; the others work.
+SERVICE_TITAN_CLIENT_ID=abc start --role sync,web
+up() { grep -q 'all workers are up' log; }
+within 15 up
+grep -q 'nothing is copied from ServiceTitan.* missing=SERVICE_TITAN_CLIENT_SECRET' log || fail "it doesn't say what is missing"
+kill -TERM $supervisor
+wait $supervisor || fail "it should have ended with 0"
+
 # A database that isn't there yet is waited for.
 DATABASE_URL="host=$work/nowhere user=x dbname=x" start --role web
 waits() { grep -q "the database doesn't answer" log; }

@@ -67,9 +67,16 @@ class FleetTest(DaemonTest):
         self.fails(["migrate", "follow"], one + "  version 2  diverges at /1: follow.lua:4: asks for two#1 where"
                    " one#1 was recorded", "1 diverge")
         self.assertEqual("2", self.definition(one))
-        # It wakes as what it is, though that file is gone.
+        self.assertIn("no live instance of follow on another version is 'nobody'",
+                      self.command("workflows", "migrate", "follow", "--instance", "nobody", code=3))
+        # It wakes as what it is, though that file is gone, and is still listed.
         os.unlink(os.path.join(self.folder, "workflows", "follow.lua"))
         self.wait("select count(*) from workflow_definitions where name = 'follow' and active", "0")
+        self.assertIn("not in force: follow, whose file is gone; 1 of it go on", self.command("workflows", "list"))
+        [listed] = [w for w in json.loads(self.command("workflows", "list", "--json")) if w["workflow"] == "follow"]
+        self.assertEqual((2, None, 1), (listed["version"], listed["since"], listed["alive"]))
+        with open(os.path.join(self.folder, "log")) as log:
+            self.assertIn('message="no longer in force, its file is gone; what lives goes on" workflow=follow', log.read())
         self.sql("update workflow_queue set due = now() where instance_id = '%s';"
                  "update workflow_waits set deadline = business_now() where instance_id = '%s'" % (one, one))
         self.sql("update clock set business_origin = business_origin + interval '31 days'")
@@ -79,7 +86,7 @@ class FleetTest(DaemonTest):
         """A fleet check that found something: its lines are on standard output."""
         done = subprocess.run([PROGRAM, "workflows", *words], env=self.environment, cwd=self.folder, text=True,
                               capture_output=True, timeout=60)
-        self.assertEqual(1, done.returncode, done.stdout + done.stderr)
+        self.assertEqual(4, done.returncode, done.stdout + done.stderr)
         for text in wanted:
             self.assertIn(text, done.stdout + done.stderr)
 

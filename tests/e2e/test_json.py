@@ -45,14 +45,14 @@ class JsonTest(DaemonTest):
         said = self.json("workflows", "diff", "follow")
         self.assertEqual(("follow", 1, 2), (said["workflow"], said["from"], said["to"]))
         self.assertIn('-    step("one"', said["diff"])
-        said = self.json("workflows", "migrate", "follow", code=1)
+        said = self.json("workflows", "migrate", "follow", code=4)
         one = said["checked"].pop("instances")
         self.assertEqual({"workflow": "follow", "version": 2, "dry_run": False, "checked": {
             "safe": 0, "diverges": 1, "decide": 0, "busy": 0, "moved": 0}}, said)
         self.assertEqual([(self.instance("follow", 1), 1, "diverges", "/1")],
                          [(i["instance"], i["version"], i["verdict"], i["step"]) for i in one])
         self.assertIn("asks for two", one[0]["message"])
-        self.assertTrue(self.json("workflows", "migrate", "follow", "--dry-run", code=1)["dry_run"])
+        self.assertTrue(self.json("workflows", "migrate", "follow", "--dry-run", code=4)["dry_run"])
         self.assertEqual({"workflow": "follow", "version": 1, "changed": True, "checked": {
             "safe": 0, "diverges": 0, "decide": 0, "busy": 0, "moved": 0, "instances": []}},
             self.json("workflows", "activate", "follow", "1", "--check"))
