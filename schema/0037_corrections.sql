@@ -334,3 +334,68 @@ begin
   perform pg_notify('arrivals', '');
   return 'done';
 end $$;
+
+-- As before; but what is past the deadline of one of its waits is so because detection isn't: it looks
+-- again in a moment, not at once.
+create or replace function release(me uuid, list json) returns setof uuid language plpgsql volatile as $$
+declare
+  w json;
+  id uuid;
+  next_due timestamptz;
+  next_state text;
+  why json;
+  old record;
+begin
+  for w in select e.value from json_array_elements(list) e order by e.value->>'instance' loop
+    id := (w->>'instance')::uuid;
+    select q.state, q.reason into old
+    from workflow_queue q where q.instance_id = id and q.worker = me for no key update;
+    if not found then
+      return next id;
+      continue;
+    end if;
+    next_due := coalesce((w->>'due')::timestamptz, real_of((w->>'deadline')::timestamptz));
+    if (w->>'deadline')::timestamptz <= business_now() then
+      next_due := clock_timestamp() + interval '1 s';
+    end if;
+    next_state := w->>'state';
+    why := w->'reason';
+    if json_typeof(why) = 'null' then
+      why := null;
+    end if;
+    if (w->>'keep')::boolean then
+      next_state := old.state;
+      why := old.reason;
+    elsif old.state = 'stopping' and next_state = 'stuck' then
+      why := (why::jsonb || jsonb_build_object('stopping', old.reason))::json;
+    elsif old.state = 'stopping' then
+      next_state := old.state;
+      why := old.reason;
+    end if;
+    if next_state = 'stuck' and why->>'since' is null then
+      why := (why::jsonb || jsonb_build_object('since', utc(business_now())))::json;
+    end if;
+    if next_state = 'paused' then
+      delete from workflow_inbox b where b.instance_id = id and b.kind = 'paused';
+    end if;
+    delete from workflow_inbox b where b.instance_id = id and b.kind = 'resume';
+    if found then
+      next_state := case old.state when 'stopping' then old.state else 'pending' end;
+      next_due := clock_timestamp();
+      why := case old.state when 'stopping' then old.reason end;
+    elsif why->>'code' is distinct from 'stop_error' and stop_pending(id) then
+      next_due := clock_timestamp();
+    end if;
+    update workflow_inbox b set verdict = 'seen'
+    where b.instance_id = id and b.kind = 'wait' and b.verdict is null;
+    if found and next_state = 'waiting' then
+      next_due := clock_timestamp();
+    end if;
+    if w->'continue' is not null and old.state <> 'stopping' then
+      perform continue_instance(id, w->'continue');
+    end if;
+    update workflow_queue q
+    set worker = null, due = next_due, state = next_state, reason = why
+    where q.instance_id = id;
+  end loop;
+end $$;

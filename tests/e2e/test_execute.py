@@ -459,6 +459,21 @@ class WaitTest(Case):
         self.assertEqual("estimate_approved,nil", self.sql(
             "select string_agg(outcome, ',' order by outcome) from workflow_instances"))
 
+    def test_branches_whose_timeout_waits_for_detection_look_now_and_then(self):
+        self.body("local a = all { function() return wait_for('estimate_approved', { timeout = '1s' }) ~= nil end,"
+                  " function() return wait_for('estimate_repriced', { timeout = '2s' }) ~= nil end }\n"
+                  "return tostring(a[1]) .. tostring(a[2])")
+        self.begin(1)
+        self.sql("insert into arrivals (type, entity, entity_id, at, payload)"
+                 " values ('estimate_approved', 'estimate', '1', business_now(), '{}')")
+        self.worker()
+        self.wait("select min(deadline) < business_now() - interval '2 s' from workflow_waits", "t")
+        self.assertLess(int(self.sql("select epoch from workflow_queue")), 8)
+        self.happen("estimate_approved", ["estimate:1"], at="(select at from arrivals)")
+        self.sql("delete from arrivals")
+        self.states(done=1)
+        self.assertEqual("truefalse", self.sql("select outcome from workflow_instances"))
+
     def test_a_timeout_waits_for_detection(self):
         self.body("local a = wait_for('estimate_approved', { timeout = '1s' })\nreturn tostring(a and a.name)")
         self.begin(1)
