@@ -59,7 +59,7 @@ end
 local function saved(set, name, path, try)
   local ok, own = attempt(set, "file", path, try, set.sources)
   if not ok then
-    refuse(set, path, own)
+    refuse(set, path, own, set.without_events and path ~= EVENTS and "events.lua is refused, so: ")
     return nil
   end
   set.have[name] = own.source
@@ -254,6 +254,7 @@ function M.load(sources, active, more)
   set.company, set.company_file = ours and ours.value or {}, ours
   files.zone = set.company.zone
   local events = best(set, "events", EVENTS, declared("events", set, EVENTS, rules.check))
+  set.without_events = not events and sources[EVENTS] ~= nil
   set.rules, set.events_file = events and events.value or rules.with_builtin({}), events
   for _, name in ipairs(workflow_names(set)) do
     local path = "workflows/" .. name .. ".lua"

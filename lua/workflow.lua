@@ -93,6 +93,17 @@ local function check_on(d, known, at)
   return list
 end
 
+-- Whether one of the events that start it carries the entity: a stop for a lead says nothing to an
+-- instance that a booking started.
+local function carried(on, entity, known)
+  for _, ours in ipairs(on) do
+    if entities.has(known[ours] or {}, entity) then
+      return true
+    end
+  end
+  return false
+end
+
 -- The entity in which a stop event and ours must agree.
 local function check_same(name, rule, same, on, known, at)
   if same ~= nil and type(same) ~= "string" then
@@ -107,18 +118,16 @@ local function check_same(name, rule, same, on, known, at)
     refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(rule.subject)
       .. " and carries no " .. wanted)
   end
-  for _, ours in ipairs(on) do
-    if wanted ~= "instance" and not entities.has(known[ours] or {}, wanted) then
-      if ours == "schedule" then
-        refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted)
-          .. " and a schedule carries none")
-      end
-      local shared = entities.has(known[ours] or {}, "customer") and "customer" or "…"
-      refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted) .. " and "
-        .. ours .. " carries none; say what both share: " .. name .. ' = "' .. shared .. '"')
-    end
+  local ours = on[1]
+  if wanted == "instance" or not ours or carried(on, wanted, known) then
+    return wanted
+  elseif ours == "schedule" then
+    refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted)
+      .. " and a schedule carries none")
   end
-  return wanted
+  local shared = entities.has(known[ours] or {}, "customer") and "customer" or "…"
+  refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted) .. " and "
+    .. ours .. " carries none; say what both share: " .. name .. ' = "' .. shared .. '"')
 end
 
 local function check_stops(d, on, known, at)

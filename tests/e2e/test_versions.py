@@ -139,6 +139,13 @@ class Refusals(Case):
                 "large": "0 large.lua: it is larger than 1 MB"}.items():
             self.assertIn(wanted, got["workflows/%s.lua" % name])
 
+    def test_what_follows_from_refused_events_says_so(self):
+        tree = Tree(self, "workflows")
+        tree.write("events.lua", "return events {")
+        tree.write("a.lua", workflow())
+        tree.begin()
+        self.refused('events.lua is refused, so: a.lua:2: unknown event "estimate_created" in on')
+
     def test_editors_of_other_systems(self):
         tree = Tree(self, "workflows")
         tree.write("events.lua", "\ufeff" + EVENTS)

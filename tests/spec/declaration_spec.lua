@@ -149,6 +149,10 @@ describe("a refused file", function()
       .. 'carries none; say what both share: lead_closed = "customer"',
       refusal((declared('stop_when = { "lead_closed" }'):gsub("estimate_created", "invoice_overdue"))))
     assert.is_nil(refusal(declared 'stop_when = { lead_closed = "customer" }'))
+    -- One of its own events is enough.
+    local two = declared 'stop_when = { "invoice_paid", "estimate_approved" }'
+    assert.is_nil(refusal((two:gsub('"estimate_created"', '{ "estimate_created", "invoice_overdue" }'))))
+    assert.matches("invoice_paid is about an invoice and estimate_created carries none", refusal(two))
     assert.are.equal("followup.lua:3: stop_when: invoice_paid is about an invoice and carries no lead",
       refusal(declared 'stop_when = { invoice_paid = "lead" }'))
   end)
