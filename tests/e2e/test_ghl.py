@@ -357,6 +357,11 @@ class QueryTest(OutboundTest):
         self.assertEqual("Ann Lee", self.query("row", sql, id=7, state="NY")["value"]["name"])
         self.assertEqual("1", self.query("value", "select count(*) as n from customers")["text"])
         self.assertEqual("null", self.query("row", "select id from customers where id = 9")["text"])
+        self.database.sql("insert into st_tag_types (id, name, modified_on) values (1, 'Waitlist', now());"
+                          "update st_customers set tag_ids = '{1}' where id = 7")
+        self.assertEqual([{"tags": {"Waitlist": True}}],
+                         self.query("rows", "select tags from customers where tags ? 'Waitlist'")["value"])
+        self.assertEqual([], self.query("rows", "select id from customers where tags ? 'Other'")["value"])
 
     def test_errors_are_said_in_words(self):
         self.driver = self.start()
