@@ -1,7 +1,7 @@
 /* action.c - one action call of an instance: its Lua, and what that asks for.
  *
  *     running --asks--> op under way --answers--> running --returns--> reported
- *                            `--verdict (postponed, held, stopping, lease lost)--> reported
+ *                            `--verdict (postponed, held, stopping, lost)--> reported
  *
  * The action VM is made anew by actions_use; a call goes on in the one it began in, which is
  * freed with its last call. An action is freed when it has been reported or cancelled; its op
@@ -494,6 +494,11 @@ struct db_unit *op_unit(const struct op *op)
         worker_fence(op_engine(op)->worker, unit);
     }
     return unit;
+}
+
+const char *op_holder(const struct op *op)
+{
+    return op_engine(op)->worker ? worker_id(op_engine(op)->worker) : NULL;
 }
 
 void op_send(struct op *op, struct db_unit *unit, db_done_fn *done)

@@ -34,6 +34,7 @@ enum action_verdict {
     ACTION_SUSPENDED, /* to be asked again at `until` (real time, UTC text); text says why */
     ACTION_HELD,     /* in doubt: a person or a late callback must say; text is the reason's JSON */
     ACTION_STOPPING, /* the intent was refused: a stop event is there to be judged */
+    ACTION_NOT_OURS, /* the intent was refused: this worker doesn't hold the instance */
     ACTION_LOST      /* our lease is gone */
 };
 

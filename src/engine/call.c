@@ -22,7 +22,8 @@
 #include <string.h>
 #include <strings.h>
 
-static const char SQL_INTENT[] = "select call_intent(($1::jsonb || $2::jsonb)::json)";
+static const char SQL_INTENT[] =
+    "select held_call_intent(($1::jsonb || $2::jsonb)::json, $3::uuid)";
 static const char SQL_OUTCOME[] =
     "select call_outcome($1::uuid, $2, $3::int, $4, $5, $6::boolean, $7)";
 
@@ -402,6 +403,8 @@ static void act_on_verdict(struct op *op, const struct json *doc)
         held(op, json_text(doc, "id"));
     } else if (strcmp(verdict, "stopping") == 0) {
         op_end(op, ACTION_STOPPING, "", NULL);
+    } else if (strcmp(verdict, "lost") == 0) {
+        op_end(op, ACTION_NOT_OURS, "", NULL);
     } else {
         in_doubt(op, doc);
     }
@@ -447,7 +450,7 @@ static void intend(struct op *op)
         op_fail(op, "refused", 0, "the request is larger than 4 MB");
     } else {
         struct db_unit *unit = op_unit(op);
-        db_unit_addv(unit, SQL_INTENT, 2, ask.data, op->key);
+        db_unit_addv(unit, SQL_INTENT, 3, ask.data, op->key, op_holder(op));
         op_send(op, unit, intended);
     }
     buf_fini(&ask);

@@ -19,8 +19,9 @@
 
 static const char SQL_RECIPIENT[] = "select recipient($1::bigint)";
 static const char SQL_INTENT[] =
-    "select message_intent(($1::jsonb || $2::jsonb || jsonb_build_object('id', $3::text, "
-    "'recipient', $4::jsonb, 'class', coalesce($1::jsonb->>'class', $2::jsonb->>'class')))::json)";
+    "select held_message_intent(($1::jsonb || $2::jsonb || jsonb_build_object('id', $3::text, "
+    "'recipient', $4::jsonb, 'class', coalesce($1::jsonb->>'class', $2::jsonb->>'class')))::json, "
+    "$5::uuid)";
 static const char SQL_OUTCOME[] =
     "select message_outcome($1::uuid, x->>'outcome', x->>'provider_id', x->>'code', "
     "x->>'message', (x->>'retryable')::boolean) from (select $2::json as x) q";
@@ -433,6 +434,8 @@ static void act_on_verdict(struct op *op, const struct json *doc)
         message_hold(op, doc);
     } else if (strcmp(verdict, "stopping") == 0) {
         op_end(op, ACTION_STOPPING, "", NULL);
+    } else if (strcmp(verdict, "lost") == 0) {
+        op_end(op, ACTION_NOT_OURS, "", NULL);
     } else {
         indoubt_message(op, doc);
     }
@@ -459,6 +462,6 @@ static void intend(struct op *op)
         op_new_id(op);
     }
     struct db_unit *unit = op_unit(op);
-    db_unit_addv(unit, SQL_INTENT, 4, op->ask, op->key, op->ledger_id, op->text);
+    db_unit_addv(unit, SQL_INTENT, 5, op->ask, op->key, op->ledger_id, op->text, op_holder(op));
     op_send(op, unit, intended);
 }

@@ -74,6 +74,8 @@ void op_take_token(struct op *op, loop_fn *fn);
 void op_later(struct op *op, int64_t ms, void (*step)(struct op *op));
 /* Begins a unit with the fence of our lease. */
 struct db_unit *op_unit(const struct op *op);
+/* Who must hold the instance for an intent; NULL: we have no lease. */
+const char *op_holder(const struct op *op);
 void op_send(struct op *op, struct db_unit *unit, db_done_fn *done);
 /* A fresh ledger id for the next intent. */
 void op_new_id(struct op *op);

@@ -144,13 +144,18 @@ static void deliver(struct request *r, const char *at, const char *state, const 
     instance_pump(in);
 }
 
+static void not_ours(struct instance *in)
+{
+    log_warn("execute", "an instance isn't ours any more", "instance", in->id, NULL);
+    instance_gone(in, false);
+}
+
 /* True when the note's answer means that the request goes no further. */
 static bool ends(struct instance *in, const struct note *note)
 {
     switch (note->result) {
     case NOTE_LOST:
-        log_warn("execute", "an instance isn't ours any more", "instance", in->id, NULL);
-        instance_gone(in, false);
+        not_ours(in);
         return true;
     case NOTE_DIFFERS:
         log_error("execute", "another step was recorded in this one's place, it is read anew",
@@ -271,6 +276,9 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
         return;
     case ACTION_STOPPING:
         journal_add(in->host->journal, new_note(r, NOTE_ASK, stops_asked));
+        return;
+    case ACTION_NOT_OURS:
+        not_ours(in);
         return;
     case ACTION_LOST:
         r->state = REQUEST_WAITING;

@@ -17,8 +17,8 @@ bool ask_value(struct ask *ask, char **value, struct err *err, const char *sql, 
 /* The same in another database. */
 bool ask_elsewhere(const char *url, char **value, struct err *err, const char *sql, int n, ...);
 
-/* Whether a word that is to be a JSON object is one (NULL: there is none, which is fine); else it is
- * wrong usage. */
+/* Whether a word that is to be a JSON object is one (NULL: there is none, which is fine); else it
+ * is wrong usage. */
 bool ask_object(struct ask *ask, const char *text, struct err *err);
 
 /* Asks "QUESTION Type COUNT to go on: "; --yes is yes. Where nobody can be asked it is refused. */

@@ -12,7 +12,7 @@ foreach(name EngineTest WordsTest SyncTest TwoDatabasesTest)
   set_tests_properties(fault.deaths.${name} PROPERTIES LABELS fault TIMEOUT 1800)
 endforeach()
 # A sale and a send at the same time, in every order.
-foreach(name InterleavingTest PersonTest RaceTest)
+foreach(name InterleavingTest HolderTest PersonTest RaceTest)
   add_test(NAME fault.stops.${name}
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/fault/test_stops.py ${name})
   set_tests_properties(fault.stops.${name} PROPERTIES LABELS fault TIMEOUT 900)

@@ -301,6 +301,31 @@ class InterleavingTest(Case):
         self.all_of(runs)
 
 
+class HolderTest(Case):
+    """A send whose instance is nobody's, or another's, when its intent comes: as after a claim that the
+    database has forgotten. It is refused; whoever claims it then sends, once."""
+
+    def taken_away(self, point, before):
+        said = []
+
+        def play(two):
+            two.w.sql("update workflow_queue set worker = null, due = null")
+            two.sender_goes_on()
+            database.until(lambda: "an instance isn't ours any more" in two.w.log(), True, 60, "refused")
+            said.append((two.w.sql("select (select count(*) from messaging_log) + "
+                                   "(select count(*) from outbound_log)"), two.w.books()))
+            two.w.sql("update workflow_queue set due = now(); select pg_notify('work', '')")
+            two.other_goes_on()
+        got = self.both(point, before, PLAIN, "", play)
+        self.assertEqual([("0", [])], said)
+        self.assertEqual(("done", "ran", 1), (got["state"], got["why"], got["last"]))
+        self.assertGreaterEqual(got["first"], 1)
+
+    def test_what_the_worker_does_not_hold_is_not_sent(self):
+        self.all_of({name: lambda name=name, before=before: self.taken_away("unit:%s(:1" % name, before)
+                     for name, before in (("message_intent", TEXT), ("call_intent", CALL))})
+
+
 class PersonTest(Case):
     """What a person does, and a deletion, meet a send like a sale does."""
 

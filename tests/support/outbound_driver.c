@@ -50,7 +50,8 @@ static void reply(struct http_request *request, int status, const char *text)
 
 static void reported(void *ctx, enum action_verdict verdict, const char *text, const char *until)
 {
-    static const char *const names[] = {"done", "failed", "suspended", "held", "stopping", "lost"};
+    static const char *const names[] = {"done",     "failed",   "suspended", "held",
+                                        "stopping", "not_ours", "lost"};
     struct run *run = ctx;
     struct buf out;
     buf_init(&out, 64 << 20);
@@ -67,6 +68,35 @@ static void reported(void *ctx, enum action_verdict verdict, const char *text, c
     run_free(run);
 }
 
+static void start(void *ctx, const struct db_reply *held)
+{
+    struct run *run = ctx;
+    struct json *doc = run->doc;
+    int64_t number = 1;
+    (void)held; /* if that failed, so will the intent */
+    json_int(doc, "run", &number);
+    run->args = json_encode(doc, "args");
+    run->event = json_encode(doc, "event");
+    run->options = json_encode(doc, "options");
+    struct action_call call = {.instance = json_text(doc, "instance"),
+                               .run = (int)number,
+                               .step = json_text(doc, "step"),
+                               .name = json_text(doc, "name"),
+                               .args = run->args,
+                               .args_len = strlen(run->args),
+                               .options = run->options,
+                               .event = run->event,
+                               .event_len = run->event ? strlen(run->event) : 0,
+                               .workflow = json_text(doc, "workflow"),
+                               .class_ = json_text(doc, "class"),
+                               .mode = json_text(doc, "mode"),
+                               .now = json_text(doc, "now"),
+                               .due = json_text(doc, "due")};
+    driver.run = run;
+    run->action = driver.action = action_start(driver.actions, &call, reported, run);
+}
+
+/* We hold the instance from now on, as after a claim. */
 static void on_run(void *ctx, struct http_request *request)
 {
     (void)ctx;
@@ -77,29 +107,15 @@ static void on_run(void *ctx, struct http_request *request)
         reply(request, 400, "{}");
         return;
     }
-    int64_t number = 1;
-    json_int(doc, "run", &number);
-    char *args = json_encode(doc, "args"), *event = json_encode(doc, "event");
-    char *options = json_encode(doc, "options");
-    struct action_call call = {.instance = json_text(doc, "instance"),
-                               .run = (int)number,
-                               .step = json_text(doc, "step"),
-                               .name = json_text(doc, "name"),
-                               .args = args,
-                               .args_len = strlen(args),
-                               .options = options,
-                               .event = event,
-                               .event_len = event ? strlen(event) : 0,
-                               .workflow = json_text(doc, "workflow"),
-                               .class_ = json_text(doc, "class"),
-                               .mode = json_text(doc, "mode"),
-                               .now = json_text(doc, "now"),
-                               .due = json_text(doc, "due")};
     struct run *run = xcalloc(1, sizeof(*run));
-    *run = (struct run){
-        .request = request, .doc = doc, .args = args, .event = event, .options = options};
-    driver.run = run;
-    run->action = driver.action = action_start(driver.actions, &call, reported, run);
+    *run = (struct run){.request = request, .doc = doc};
+    struct db_unit *unit = db_unit_new();
+    db_unit_addv(unit,
+                 "insert into workflow_queue (instance_id, workflow_definition_id, worker, state) "
+                 "values ($1, 0, $2, 'running') "
+                 "on conflict (instance_id) do update set worker = excluded.worker",
+                 2, json_text(doc, "instance"), worker_id(driver.engine.worker));
+    pool_send(driver.engine.db, unit, start, run);
 }
 
 static void on_cancel(void *ctx, struct http_request *request)
