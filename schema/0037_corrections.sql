@@ -278,7 +278,11 @@ begin
   from known k;
 end $$;
 
-create or replace function daily_new(rule text, of text, rows json, live_since timestamptz, n int)
+-- The same, behind a place that one of its answers told as the last: of what a rule's `when` refuses no
+-- event is made, so it would be found again and hide the rest.
+drop function daily_new(text, text, json, timestamptz, int);
+create function daily_new(rule text, of text, rows json, live_since timestamptz, n int,
+                          after json default null)
 returns json language sql stable as $$
   with asked as (
     select r.value->>0 as id, r.value->>1 as once,
@@ -286,16 +290,20 @@ returns json language sql stable as $$
     from json_array_elements(rows) r
     where r.value->>1 is not null
   ), fresh as (
-    select a.id, a.once, row_number() over (order by a.at, a.id) as nth, count(*) over () as total
+    select a.id, a.once, a.at, row_number() over (order by a.at, a.id) as nth,
+           count(*) over () as total
     from asked a
     where a.at >= coalesce(live_since, '-infinity')
       and a.at >= (select c.forgotten from retention_cursors c where c.what = 'events')
+      and (after is null or (a.at, a.id) > ((after->>'at')::timestamptz, after->>'id'))
       and not exists (select from events e where e.type = rule and e.entity = of
                         and e.entity_id = a.id and e.at = a.at offset 0)
   )
   select json_build_object('more', coalesce(max(f.total), 0) > n,
            'rows', coalesce(json_agg(json_build_object('id', f.id, 'once', f.once) order by f.nth)
-                              filter (where f.nth <= n), '[]'))
+                              filter (where f.nth <= n), '[]'),
+           'last', (select json_build_object('at', l.at, 'id', l.id) from fresh l
+                    where l.nth = least(n, l.total)))
   from fresh f
 $$;
 

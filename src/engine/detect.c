@@ -126,6 +126,7 @@ static void settled(void *ctx, const struct db_reply *reply)
     d->stats.errors += db_int(reply, last, 0, 3);
     bool told = db_int(reply, last, 0, 1) > 0 || db_int(reply, last, 0, 2) > 0;
     d->set_aside = d->blamed = false;
+    detect_daily_settled(d);
     d->full = d->read_changes >= d->limit || d->read_arrivals >= d->limit || d->read_retries ||
               d->read_changes + d->read_arrivals == 0;
     d->limit = d->limit * 2 < BATCH ? d->limit * 2 : BATCH;
@@ -281,6 +282,7 @@ static void turned(void *ctx, const struct db_reply *reply)
     d->days = xstrdup(db_value(reply, 4, 0, 0));
     d->read_changes = 0;
     d->read_arrivals = d->read_retries = false;
+    d->daily.under_way = false;
     d->fires = detect_schedule(d, db_value(reply, 4, 0, 1), db_int(reply, 3, 0, 2),
                                strtod(db_value(reply, 3, 0, 3), NULL));
     if (d->fires) {
@@ -393,6 +395,7 @@ void detect_free(struct detect *d)
     free(d->at);
     free(d->reached);
     detect_daily_fini(&d->daily);
+    detect_place_forget(&d->place);
     detect_schedule_forget(&d->schedule);
     free(d);
 }
@@ -416,6 +419,7 @@ void detect_use(struct detect *detect, struct vm *vm, int64_t stamp)
     detect->vm = vm;
     detect->stamp = stamp;
     detect->outrun_ms = 0;
+    detect_place_forget(&detect->place);
     detect_schedule_forget(&detect->schedule);
     struct buf out;
     struct err err;

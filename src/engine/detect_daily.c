@@ -24,12 +24,38 @@ void detect_daily_fini(struct detect_daily *daily)
     free(daily->sql);
     free(daily->rows);
     free(daily->live_since);
+    free(daily->last);
     *daily = (struct detect_daily){0};
 }
 
 static char *copy(const char *text)
 {
     return text ? xstrdup(text) : NULL;
+}
+
+void detect_place_forget(struct detect_place *place)
+{
+    free(place->whose);
+    free(place->last);
+    *place = (struct detect_place){0};
+}
+
+void detect_daily_settled(struct detect *d)
+{
+    if (!d->daily.under_way)
+        return;
+    detect_place_forget(&d->place);
+    d->place.whose = xprintf("%s %s", d->daily.rule, d->daily.day);
+    d->place.last = copy(d->daily.last);
+}
+
+/* Where to go on; NULL: at the beginning. */
+static const char *place_of(const struct detect *d)
+{
+    char *whose = xprintf("%s %s", d->daily.rule, d->daily.day);
+    bool ours = d->place.whose && strcmp(d->place.whose, whose) == 0;
+    free(whose);
+    return ours ? d->place.last : NULL;
 }
 
 static void snapshots_read(void *ctx, const struct db_reply *reply)
@@ -49,6 +75,7 @@ static void snapshots_read(void *ctx, const struct db_reply *reply)
     buf_adds(&d->input, db_value(reply, 0, 0, 0));
     buf_adds(&d->input, "}}");
     d->read_changes = 0;
+    d->daily.under_way = true;
     detect_judge(d);
 }
 
@@ -58,6 +85,7 @@ static void new_found(void *ctx, const struct db_reply *reply)
     if (!detect_answered(d, reply))
         return;
     d->daily.more = db_bool(reply, 0, 0, 0);
+    d->daily.last = copy(db_value(reply, 0, 0, 2));
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit,
                  "select coalesce(json_agg(json_build_object('id', r.id, 'once', r.once, "
@@ -76,10 +104,10 @@ static void since_read(void *ctx, const struct db_reply *reply)
     daily->live_since = copy(db_rows(reply, 0) ? db_value(reply, 0, 0, 0) : NULL);
     struct db_unit *unit = db_unit_new();
     db_unit_addv(unit,
-                 "select (n->>'more')::boolean, n->'rows' "
-                 "from daily_new($1, $2, $3::json, $4::timestamptz, $5::int) n",
-                 5, daily->rule, daily->of, daily->rows, daily->history ? NULL : daily->live_since,
-                 "500");
+                 "select (n->>'more')::boolean, n->'rows', n->'last' "
+                 "from daily_new($1, $2, $3::json, $4::timestamptz, $5::int, $6::json) n",
+                 6, daily->rule, daily->of, daily->rows, daily->history ? NULL : daily->live_since,
+                 "500", place_of(d));
     pool_send(d->engine->db, unit, new_found, d);
 }
 

@@ -12,7 +12,15 @@ struct detect_daily {
     char *rule, *of, *day, *sql;
     bool history;
     char *rows, *live_since;
+    char *last; /* of these rows, as daily_new() tells it */
     bool more;
+    bool under_way; /* the batch is its */
+};
+
+/* How far a daily rule has come on its day: what is no event stays as new as it was. */
+struct detect_place {
+    char *whose; /* "rule day" */
+    char *last;
 };
 
 /* What is known of schedules between rounds. */
@@ -57,6 +65,7 @@ struct detect {
     bool full;  /* there may be more of the kind, or what was settled was of another */
     bool fires; /* a schedule's: nothing else is settled */
     struct detect_daily daily;
+    struct detect_place place;
     struct detect_schedule schedule;
     struct detect_stats stats;
 };
@@ -69,6 +78,9 @@ void detect_judge(struct detect *d);
 /* Asks the next daily rule that is due, or rests. */
 void detect_daily(struct detect *d);
 void detect_daily_fini(struct detect_daily *daily);
+/* Its batch is settled: the next one goes on behind it. */
+void detect_daily_settled(struct detect *d);
+void detect_place_forget(struct detect_place *place);
 
 /* True: fires of a schedule are due, and are the input of this round. */
 bool detect_schedule(struct detect *d, const char *rows, int64_t now_ms, double scale);

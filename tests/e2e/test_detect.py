@@ -315,6 +315,17 @@ class DetectTest(DatabaseTest):
         self.wait("select day from daily_rules", "2026-06-10")
         self.assertEqual("1", self.sql("select count(*) from events"))
 
+    def test_rows_of_a_daily_rule_that_are_no_events_hide_none(self):
+        with open(os.path.join(self.workflows, "events.lua")) as f:
+            self.write("events.lua", f.read().replace(
+                'once = "due_date"', 'once = "due_date", when = function(e) return e.invoice.balance > 60 end'))
+        self.rows("insert into st_invoices (id, customer_id, balance, total, due_date, created_on, modified_on)"
+                  " select n, 9, case n when 700 then 70 else 50 end, 100, date '2026-06-05' + n / 700, '2026-05-01Z',"
+                  " '2026-05-01Z' from generate_series(100, 700) n")
+        self.begin()
+        self.wait("select string_agg(entity_id, ',') from events where type = 'invoice_overdue'", "700")
+        self.wait("select day from daily_rules", "2026-06-10")
+
     def test_arrivals_become_events(self):
         self.begin()
         self.sql("insert into arrivals (type, entity, entity_id, at, payload) values ('customer_replied',"
