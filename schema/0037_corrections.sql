@@ -407,3 +407,41 @@ begin
     where q.instance_id = id;
   end loop;
 end $$;
+
+-- As before; what was asked of one while a worker held it, to stop or to pause, is asked on.
+create or replace function migrate_instances(target int, list json) returns setof uuid
+language plpgsql volatile as $$
+declare
+  m record;
+  base bigint;
+begin
+  for m in
+    select x.instance, x.epoch, x.stops
+    from json_to_recordset(list) as x (instance uuid, epoch int, stops json)
+    order by x.instance
+  loop
+    update workflow_queue q set workflow_definition_id = target
+    where q.instance_id = m.instance and q.worker is null and q.epoch = m.epoch
+      and exists (select from workflow_definitions d join workflow_instances i on i.workflow = d.name
+                  where d.id = target and i.id = m.instance)
+    returning q.since into base;
+    continue when not found;
+    update workflow_instances i set workflow_definition_id = target where i.id = m.instance;
+    if m.stops is not null then
+      delete from workflow_subscriptions s where s.instance_id = m.instance and s.kind = 'stop';
+      insert into workflow_subscriptions (instance_id, kind, type, key, since, judged)
+      select m.instance, 'stop', w.type, key_today(w.key), base, bool_or(w.judged)
+      from json_to_recordset(m.stops) as w (type text, key text, judged boolean)
+      group by w.type, key_today(w.key);
+      update workflow_queue q
+      set watched = json_array_length(m.stops) > 0
+            or exists (select from workflow_inbox b where b.instance_id = m.instance
+                         and b.kind not in ('stop', 'wait', 'resume'))
+      where q.instance_id = m.instance;
+      update workflow_queue q
+      set due = case when stop_pending(m.instance) then clock_timestamp() else q.due end
+      where q.instance_id = m.instance and q.due is not null;
+    end if;
+    return next m.instance;
+  end loop;
+end $$;

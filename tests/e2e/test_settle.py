@@ -144,6 +144,21 @@ class SettleTest(DatabaseTest):
         self.assertEqual([starts[2]["instance"]], self.rows(
             "select instance_id from workflow_queue where due is not null"))
 
+    def test_a_move_to_another_version_keeps_what_is_asked_of_an_instance(self):
+        for how in ("select stop_instance('%s', 'cancelled')", "select pause_instance('%s')"):
+            e = event("estimate_created", "estimate", self.sql("select count(*) from events"), "2026-06-01T10:00:00Z")
+            one = start(e, stops=[("customer_replied", "customer:9", False)])
+            self.settle([e], [one])
+            self.sql("insert into workflow_definitions (name, version, sha256, files, declaration) values"
+                     " ('follow', 2, 'b', '{}', '{}') on conflict do nothing")
+            worker = self.hold(one)
+            self.sql(how % one["instance"])
+            self.sql("select takeover('%s', null)" % worker)  # such as a drain
+            moved = self.sql("select migrate_instances((select max(id) from workflow_definitions), %s::json)"
+                             % literal([{"instance": one["instance"], "epoch": 0, "stops": []}]))
+            self.assertEqual(one["instance"], moved)
+            self.assertEqual("t", self.sql("select stop_pending('%s')" % one["instance"]))
+
     def test_an_answer_at_the_last_moment_is_heard_or_refused(self):
         e = event("estimate_created", "estimate", 7, "2026-06-01T10:00:00Z")
         one = start(e)
@@ -448,10 +463,13 @@ class SettleTest(DatabaseTest):
         rows = [["1", "2026-05-10"], ["2", "2026-05-10"], ["3", "2025-01-01"], ["4", None]]
         found = json.loads(self.sql("select daily_new('invoice_overdue', 'invoice', %s::json,"
                                     " '2026-05-01Z', 500)" % literal(rows)))
-        self.assertEqual({"more": False, "rows": [{"id": "2", "once": "2026-05-10"}]}, found)
+        self.assertEqual((False, [{"id": "2", "once": "2026-05-10"}]), (found["more"], found["rows"]))
         found = json.loads(self.sql("select daily_new('invoice_overdue', 'invoice', %s::json, null, 1)"
                                     % literal(rows)))
         self.assertEqual((True, "3"), (found["more"], found["rows"][0]["id"]))
+        found = json.loads(self.sql("select daily_new('invoice_overdue', 'invoice', %s::json, null, 1, %s::json)"
+                                    % (literal(rows), literal(found["last"]))))
+        self.assertEqual((False, "2"), (found["more"], found["rows"][0]["id"]))
         self.settle(daily=[{"rule": "invoice_overdue", "day": "2026-06-01"}])
         self.assertEqual("2026-06-01", self.sql("select day from daily_rules"))
 
