@@ -57,10 +57,24 @@ local function global(f, i, op, upvalue)
   return i.op == op and f.upvalues[upvalue + 1] == "_ENV"
 end
 
-local function check_duration(path, line, text)
+--- Refuses a duration that is none.
+---@param path string
+---@param line integer
+---@param text string
+function M.duration(path, line, text)
   local ok, why = pcall(time.parse_duration, text)
   if not ok then
     refuse(path, line, (tostring(why):gsub("^[^%s]+%.lua:%d+: ", "")))
+  end
+end
+
+--- Refuses what is neither a duration nor a time.
+---@param path string
+---@param line integer
+---@param text string
+function M.deadline(path, line, text)
+  if not text:match "^%d%d%d%d%-%d%d%-%d%d" then
+    M.duration(path, line, text)
   end
 end
 
@@ -75,7 +89,7 @@ local function check_field(f, i, path)
       refuse(path, i.line, problem)
     end
   elseif name == "before" or name == "after" then
-    check_duration(path, i.line, value)
+    M.duration(path, i.line, value)
   end
 end
 
@@ -130,7 +144,7 @@ function M.check(chunk, path, env)
       if name == "sleep" then
         local value = argument(f, n)
         if value then
-          check_duration(path, value.line, value.value)
+          M.duration(path, value.line, value.value)
         end
       end
     elseif i.op == bytecode.SETFIELD then
@@ -148,8 +162,23 @@ local function call_of(f, n)
     if (i.op == bytecode.CALL or i.op == bytecode.TAILCALL) and i.a == base then
       return argument(f, n), fields
     elseif i.op == bytecode.SETFIELD and i.a == base + 2 then
-      fields[constant(f, i.b)] = true
+      fields[constant(f, i.b)] = { value = i.k == 1 and constant(f, i.c) or nil, line = i.line }
     end
+  end
+end
+
+local WAIT = { same = true, when = true, timeout = true, since = true }
+
+local function check_options(path, fields)
+  for name, at in pairs(fields) do
+    if not WAIT[name] then
+      refuse(path, at.line, "wait_for has no option '" .. tostring(name)
+        .. "'; it takes same, when, timeout, since")
+    end
+  end
+  local timeout = fields.timeout
+  if timeout and type(timeout.value) == "string" then
+    M.deadline(path, timeout.line, timeout.value)
   end
 end
 
@@ -170,6 +199,7 @@ function M.waits(w, files, known)
         return
       end
       local name, fields = call_of(f, n)
+      check_options(path, fields or {})
       if not name or type(name.value) ~= "string" then
         return
       elseif not rules.find(known, name.value) then

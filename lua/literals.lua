@@ -2,6 +2,7 @@
 -- options, and the placeholders of its texts.
 local calls = require "calls"
 local entities = require "entities"
+local inspect = require "inspect"
 local shipped = require "shipped"
 local suggest = require "suggest"
 local template = require "template"
@@ -39,6 +40,18 @@ local function names_of(space, theirs)
     names[action] = action:match "^[^.]+" == space or nil
   end
   return names
+end
+
+-- Times that are written out: when a thing is due, how long it may take.
+local function check_times(call)
+  for field, at in pairs(call.table.fields) do
+    local is_text = type(at.value) == "string"
+    if is_text and (field == "due" or field == "timeout" and call.name == "approve") then
+      inspect.deadline(call.path, at.line, at.value)
+    elseif is_text and field == "timeout" then
+      inspect.duration(call.path, at.line, at.value)
+    end
+  end
 end
 
 local function check_arguments(call, args)
@@ -110,6 +123,9 @@ function M.check(list, theirs, on, known)
     elseif call.table then
       if strict then
         check_arguments(call, args)
+      end
+      if shipped[call.name] then
+        check_times(call)
       end
       for field, at in pairs(call.table.fields) do
         if TEXTS[field] and type(at.value) == "string" and shipped[call.name] then

@@ -139,6 +139,8 @@ function M.send(ctx, a, channel)
   message.text = fill(ctx, text, scope, { name = name })
   if not message.text:find "%S" then
     ctx:hold("template_error", ctx.name .. ": the text is empty")
+  elseif a.fallback and not subject then
+    ctx:hold("template_error", ctx.name .. ': fallback = "email" needs a subject')
   end
   if channel == "email" then
     if not subject then

@@ -33,7 +33,7 @@ local function wanted_keys(name, of, same)
   local entity = same or of
   local record = task.event[entity]
   if not record then
-    raise(name .. " is about a " .. of .. " and " .. tostring(task.event.name)
+    raise(name .. " is about " .. (of:match "^[aeiou]" and "an " or "a ") .. of .. " and " .. tostring(task.event.name)
       .. " carries none; say what both share: same = \"customer\"")
   end
   return entities.keys(entity, record)
@@ -75,6 +75,11 @@ function M.add(api, events, deadline_of)
 
   function api.wait_for(what, options)
     local o = options or {}
+    if type(o) ~= "table" then
+      raise('wait_for takes its options in a table: wait_for("customer_replied", { timeout = "1d" })')
+    elseif o.when ~= nil and type(o.when) ~= "function" then
+      raise("wait_for: when must be a function(it, e)")
+    end
     for k in pairs(o) do
       if not WAIT[k] then
         raise("wait_for has no option '" .. tostring(k) .. "'; it takes same, when, timeout, since")

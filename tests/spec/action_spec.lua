@@ -83,6 +83,12 @@ describe("an action", function()
     assert.are.same({ "sms", "email" }, { posted[1].ask.call, posted[2].ask.call })
   end)
 
+  it("wants the subject of a fallback before the text goes out", function()
+    run("sms.send", { to = ANN, text = "x", fallback = "email" })
+    assert.are.same({ 1, "hold", 'sms.send: fallback = "email" needs a subject' },
+      { #posted, posted[1].kind, posted[1].ask.reason.message })
+  end)
+
   it("doesn't fall back when the customer said no", function()
     local result = run("sms.send", { to = ANN, text = "x", fallback = "email", subject = "s" },
       { { "ok", { status = "suppressed", reason = "opted_out" } } })

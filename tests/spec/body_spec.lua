@@ -609,6 +609,14 @@ describe("words", function()
     assert.matches("in_doubt is an option of sms.send, email.send and", o.result.reason.message)
   end)
 
+  it("wait with a table of options, and say so where it is none", function()
+    local function wrong(line)
+      return owner(line).result.reason.message
+    end
+    assert.matches(":%d+: wait_for takes its options in a table", wrong 'wait_for("estimate_approved", "1d")')
+    assert.matches(":%d+: wait_for: when must be a function", wrong 'wait_for("estimate_approved", { when = 3 })')
+  end)
+
   it("ask for the newest row of a record by its entity and id", function()
     local o = owner [[ local c = fresh(e.customer) local all = fresh(e) return c.name .. all.estimate.status ]]
     assert.are.same({ entity = "customer", id = 9 }, host.json.decode(o.open[1][6]))

@@ -103,6 +103,25 @@ describe("a refused file", function()
       refusal(in_run 'sleep_until(e.time, { after = "2 days" })'))
   end)
 
+  it("gives words what they don't take", function()
+    for line, wrong in pairs {
+      ['wait_for("estimate_approved", { tmeout = "1d" })'] = "wait_for has no option 'tmeout'",
+      ['wait_for("estimate_approved", { timeout = "1 day" })'] = '"1 day" is not a duration; write "1d"',
+      ['wait_for({ "estimate_approved" }, { timeout = "1 day" })'] = '"1 day" is not a duration',
+      ['approve { by = "csr", title = "x", timeout = "soon" }'] = '"soon" is not a duration',
+      ['staff.task { to = "csr", title = "x", due = "2 days" }'] = '"2 days" is not a duration',
+      ['sms.send { to = "csr", text = "x", timeout = "today" }'] = '"today" is not a duration',
+    } do
+      assert.matches("^followup.lua:4: " .. wrong, refusal(in_run(line)) or "it is taken: " .. line)
+    end
+    for _, line in ipairs { 'approve { by = "csr", title = "x", timeout = "2026-06-01" }',
+      'staff.task { to = "csr", title = "x", due = "4h" }',
+      'local o = { timeout = "x" } wait_for("estimate_approved", o)',
+      'wait_for("estimate_approved", { timeout = e.time, when = function(it) return it.tmeout end })' } do
+      assert.is_nil(refusal(in_run(line)), line)
+    end
+  end)
+
   it("has a placeholder that may be empty", function()
     assert.are.equal("followup.lua:4: customer.first_name may be missing; "
       .. "write {customer.first_name or there}",
