@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 enum { MEMORY = 64 << 20, BURST_MS = 100, TOTAL_MS = 2000, UNIT_RETRY_MS = 500 };
 enum { INTENT_YOUNG_MS = 5000, RETRIES = 8, CROWD_S = 10 };
@@ -476,9 +475,12 @@ void op_later(struct op *op, int64_t ms, void (*step)(struct op *op))
 void op_unit_failed(struct op *op, const struct db_reply *reply, void (*again)(struct op *op))
 {
     const struct err *err = db_reply_err(reply);
+    // Our own unit, which we were not told of, may have written it just now: then it is read.
+    bool met = !op->met && strcmp(err->sqlstate, "23505") == 0;
+    op->met |= met;
     if (err->code == ERR_FENCE) {
         op_end(op, ACTION_LOST, "", NULL);
-    } else if (db_reply_outcome(reply) == DB_FAILED && !err_passes(err)) {
+    } else if (db_reply_outcome(reply) == DB_FAILED && !err_passes(err) && !met) {
         op_fail(op, "database", 0, "%s", err->message);
     } else if (!op->action) {
         op_free(op);
@@ -568,31 +570,4 @@ int op_timeout_ms(const struct op *op)
     int64_t ms = 0; // as fetch has it
     json_int(op->doc, "timeout_ms", &ms);
     return (int)ms;
-}
-
-static char *utc_text(int64_t us)
-{
-    struct tm tm;
-    time_t whole = (time_t)(us / 1000000);
-    char day[32];
-    gmtime_r(&whole, &tm);
-    strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm);
-    return xprintf("%s.%06dZ", day, (int)(us % 1000000));
-}
-
-char *op_after(const char *utc, double seconds)
-{
-    struct tm tm = {0};
-    double s = 0;
-    must(sscanf(utc, "%d-%d-%dT%d:%d:%lf", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour,
-                &tm.tm_min, &s) == 6);
-    tm.tm_year -= 1900;
-    tm.tm_mon--;
-    return utc_text((int64_t)timegm(&tm) * 1000000 + (int64_t)((s + seconds) * 1e6));
-}
-
-char *op_soon(const struct engine *engine, double seconds)
-{
-    int64_t now = engine->worker ? worker_wall_us(engine->worker) : clock_wall_us();
-    return utc_text(now + (int64_t)(seconds * 1e6));
 }

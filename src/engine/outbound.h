@@ -23,6 +23,7 @@ struct op {
     struct json *doc; // the same, parsed
     char *key;        // the action's part of the ledger's key and what policy needs, JSON
     int tries;        // attempts that were refused or failed
+    bool met;         // its unit met a row that was there already, and is sent again
     struct loop_timer *timer;
     struct limit_wait *wait;
     struct fetch *fetch;

@@ -1,7 +1,9 @@
 """Texts and e-mails against vendors that fail: what is sent once, what is in doubt, what is held."""
 import json
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -9,7 +11,8 @@ import uuid
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from database import until  # noqa: E402
-from outbound import OutboundTest, literal  # noqa: E402
+from outbound import Driver, OutboundTest, literal  # noqa: E402
+from pg_proxy import Proxy  # noqa: E402
 
 TEXT = {"text": "Hi {customer.first_name or there}, any questions?"}
 
@@ -200,6 +203,29 @@ class SendTest(OutboundTest):
         self.assertEqual(1, self.twilio.count("GET"))
         self.assertEqual("t", self.sql("select timestamptz '%s' between now() and now() + interval '1 min'"
                                        % answer["until"]), answer)
+
+    def test_an_intent_whose_connection_was_cut_while_it_was_written_is_one(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        host = dict(field.split("=", 1) for field in self.database.url.split())["host"]
+        proxy = Proxy(folder, os.path.join(host, ".s.PGSQL.5432"))
+        self.addCleanup(proxy.close)
+        for table in ("messaging_log", "outbound_log"):
+            self.sql("create sequence {0}_slow; create function {0}_slow() returns trigger language plpgsql as $$ begin"
+                     " if nextval('{0}_slow') = 1 then perform pg_sleep(2); end if; return null; end $$; create trigger"
+                     " slow after insert on {0} for each row execute function {0}_slow()".format(table))
+        driver = Driver(self.database.url.replace(host, folder), self.log_path, self.environment(), self.workflows)
+        self.addCleanup(driver.end)
+        self.driver.end()
+        self.driver = driver
+        thread, box = driver.start("sms.send", dict(TEXT, to=self.ann), event=self.event, due=self.due())
+        until(lambda: self.sql("select count(*) from pg_stat_activity where wait_event = 'PgSleep'"), "1", 10, "slow")
+        proxy.drop()
+        thread.join(30)
+        self.assertEqual("done", box[0]["verdict"], box)
+        self.assertEqual("sent", box[0]["value"]["status"])
+        self.assertEqual("sent", self.states())
+        self.assertEqual(1, self.twilio.count("POST"))
 
     def test_in_doubt_is_found_at_the_vendor(self):
         instance = str(uuid.uuid4())
