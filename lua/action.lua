@@ -6,6 +6,7 @@
 local arguments = require "arguments"
 local company = require "company"
 local context = require "context"
+local declarations = require "declarations"
 local http = require "http"
 local refusal = require "refusal"
 local sandbox = require "sandbox"
@@ -118,6 +119,7 @@ function M.load(bundle)
       if mapping then
         set.mappings[mapping] = run_file(set, path, {
           mapping = function(declared)
+            declarations.mapping(declared, { path = path, source = set.files[path], from = 1 })
             return declared
           end, null = json.null })
       elseif path:match "^workflows/actions/" then

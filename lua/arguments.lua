@@ -32,6 +32,13 @@ local checks = {
   end,
 }
 
+--- Whether a value may be declared to be of this kind, besides the entities.
+---@param kind string
+---@return boolean
+function M.is_type(kind)
+  return checks[kind] ~= nil
+end
+
 local function is_record(v)
   return type(v) == "table" and (v.id ~= nil or v.phone ~= nil or v.email ~= nil)
 end

@@ -4,6 +4,7 @@
 -- is refused, what is in force does. Nothing here changes anything: the caller puts it in force.
 local calls = require "calls"
 local company = require "company"
+local declarations = require "declarations"
 local files = require "files"
 local inspect = require "inspect"
 local literals = require "literals"
@@ -101,13 +102,6 @@ end
 
 -- Actions ----------------------------------------------------------------------------------------
 
-local function check_actions(given, at)
-  for name, action in pairs(given) do
-    if type(action) ~= "table" or type(action.run) ~= "function" then
-      refusal.raise(at, tostring(name), tostring(name) .. " must be a table with run = function(a, key)")
-    end
-  end
-end
 
 -- The company's actions of a set of files: namespace -> name -> action. Refuses all that is wrong.
 local function read_actions(set, sources, from, checked)
@@ -117,7 +111,7 @@ local function read_actions(set, sources, from, checked)
     if space and not space:match "_spec$" then
       local ok, err = attempt(set, from, path, function()
         local given, at = files.declaration("actions", path, sources, {})
-        check_actions(given, at)
+        declarations.actions(given, at)
         local why, name = calls.lacks(space, given, checked and set.used or {})
         if why then
           refusal.raise(at, name, why)
@@ -163,7 +157,8 @@ local function load_actions(set, bundle)
   local old = set.active.actions
   local source = source_hash(bundle.files)
   local own = read_actions(set, set.sources, "file", true)
-  if bundle.refused and (own or bundle.refused.file ~= COMPANY) then -- else it is said already
+  local file = bundle.refused and bundle.refused.file
+  if file and (own or file ~= COMPANY and not file:match "^workflows/actions") then -- else it is said already
     set.refused[#set.refused + 1] = bundle.refused
   end
   if own and not bundle.refused then

@@ -1,4 +1,5 @@
 -- The rules of workflows/events.lua: checked once, then asked for each change which facts it shows.
+local declarations = require "declarations"
 local entities = require "entities"
 local refusal = require "refusal"
 local suggest = require "suggest"
@@ -112,7 +113,9 @@ local function check_rule(name, r, at)
         .. suggest.hint(tostring(field), FIELDS))
     end
   end
-  if type(r.of) ~= "string" or not entities.carries[r.of] then
+  if r.of == nil then
+    refuse(name, 'says not what it is about: of = "estimate"')
+  elseif type(r.of) ~= "string" or not entities.carries[r.of] then
     refuse(tostring(r.of), 'unknown entity "' .. tostring(r.of) .. '"'
       .. suggest.hint(tostring(r.of), entities.carries))
   end
@@ -124,6 +127,10 @@ local function check_rule(name, r, at)
     refuse("at", "at must be the name of a field with a time")
   elseif r.when ~= nil and type(r.when) ~= "function" then
     refuse("when", "when must be a function of e")
+  end
+  declarations.fields(r, refuse)
+  if r.data ~= nil and type(r.data) ~= "table" then
+    refuse("data", 'data must be a table of types: data = { date = "date" }')
   end
   for field, kind in pairs(r.data or {}) do
     if type(kind) ~= "string" or not DATA[kind:gsub("%?$", "")] then

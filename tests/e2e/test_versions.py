@@ -226,7 +226,9 @@ class Definitions(Case):
         tree.write("ghl/contact.lua", "return mapping {\n  of = \n}")
         tree.begin()
         self.refused("ghl/contact.lua:3: unexpected symbol near '}'")
-        tree.write("ghl/contact.lua", 'return mapping { of = "customer", to = function(c) return {} end }')
+        tree.write("ghl/contact.lua", 'return mapping { of = "customer", mapp = function(c) return {} end }')
+        self.refused('ghl/contact.lua:1: unknown field "mapp" in mapping; did you mean "map"?')
+        tree.write("ghl/contact.lua", 'return mapping { of = "customer", map = function(c) return {} end }')
         self.wait(REFUSED, "")
         self.wait("select count(*) from workflow_definitions where name = 'actions' and active", "1")
 

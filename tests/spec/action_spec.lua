@@ -213,6 +213,12 @@ describe("loading", function()
     assert.has.match("ghl/contact.lua:2:", refused { ["workflows/ghl/contact.lua"] = "\nreturn mapping {" })
     assert.has.match('company.lua:1: unknown field "nam" in company; did you mean "name"%?',
       refused { ["workflows/company.lua"] = 'return company { nam = "x" }' })
+    for declared, wrong in pairs { ['of = "custmer", map = f'] = "of must be the entity that is mapped",
+      ['of = "customer"'] = "mapping has no map = function", ['of = "customer", map = 3'] = "map must be a function",
+      ['of = "customer", mapp = f'] = 'unknown field "mapp" in mapping; did you mean "map"%?' } do
+      assert.has.match("ghl/contact.lua:2: .*" .. wrong, refused { ["workflows/ghl/contact.lua"] =
+        "local function f() end\nreturn mapping { " .. declared .. " }" })
+    end
     assert.has.match("needs run = function", refused { ["workflows/actions/x.lua"] = "return actions { y = {} }" })
   end)
 

@@ -86,6 +86,35 @@ describe("a refused file", function()
       refusal(in_run "if e.x then return os.time() end"))
   end)
 
+  it("declares an event by a field that isn't there", function()
+    for rule, wrong in pairs {
+      ['of = "job", changed = { "staus" }'] = 'job has no field staus; did you mean "status"?',
+      ['of = "job", becomes = { staus = "Done" }'] = 'job has no field staus; did you mean "status"?',
+      ['of = "job", created = true, at = "sold_on"'] = "job has no field sold_on",
+      ['of = "invoice", daily = "07:00", where = "true", once = "due"'] = "invoice has no field due",
+      ['created = true'] = 'says not what it is about: of = "estimate"',
+      ['of = "customer", manual = true, data = "x"'] = 'data must be a table of types: data = { date = "date" }',
+    } do
+      assert.are.equal("events.lua:2: x_done: " .. wrong,
+        refusal("return events {\n  x_done = { " .. rule .. " } }", "events.lua"))
+    end
+  end)
+
+  it("declares an action that can't be meant so", function()
+    for action, wrong in pairs {
+      ['effect = "twice"'] = 'go: effect is "read", "idempotent" or "once"',
+      ['arg = {}'] = 'unknown field "arg" in go; did you mean "args"?',
+      ['find = 3'] = "go: find must be a function",
+      ['args = { a = "strng" }'] = "go: a must be an entity or one of string, number, money, boolean, date, time, "
+        .. "with ? behind it when it may be left out",
+    } do
+      assert.are.equal("actions/own.lua:2: " .. wrong, refusal("return actions {\n  go = { run = function() end, "
+        .. action .. " } }", "actions/own.lua"))
+    end
+    assert.is_nil(refusal('return actions { go = { run = function() end, effect = "read", in_doubt = "drop", '
+      .. 'args = { who = "customer?", amount = "money", on = "date?" } } }', "actions/own.lua"))
+  end)
+
   it("knows only what is written out whole", function()
     local unit = 'local unit = "d"\n'
     for _, line in ipairs { 'sleep("2" .. unit)', 'pcall(sleep, "2" .. unit)', 'sleep(unit == "d" and "2" or "2h")',

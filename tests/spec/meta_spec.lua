@@ -154,7 +154,7 @@ local function words_of_declarations()
   given = given_to(function()
     action.load(json.encode { settings = {}, files = {
       ["workflows/company.lua"] = company_file,
-      ["workflows/ghl/contact.lua"] = 'return mapping { of = "customer" }',
+      ["workflows/ghl/contact.lua"] = 'return mapping { of = "customer", map = function() end }',
       ["workflows/actions/own.lua"] = "return actions { go = { run = function() end } }" } })
   end)
   for _, api in pairs(given) do
