@@ -445,3 +445,52 @@ begin
     return next m.instance;
   end loop;
 end $$;
+
+-- What the database's clock says may be set back, by hours. What was written before must not hold until
+-- then: tokens and a vendor's pause, which is never of more than ten minutes, and the lease of the dead.
+
+create or replace function draw_tokens(p_provider text, p_want int, out granted int, out wait_ms int)
+language plpgsql as $$
+declare
+  l provider_limits;
+  v_now timestamptz;
+begin
+  insert into provider_limits (provider, capacity, refill, tokens) values (p_provider, 10, 5, 10)
+  on conflict do nothing;
+  select * into l from provider_limits where provider = p_provider for update;
+  v_now := clock_timestamp();
+  l.tokens := least(l.capacity, l.tokens + l.refill
+                    * greatest(0, extract(epoch from v_now - l.refilled_at)));
+  if l.paused_until > v_now and l.paused_until < v_now + interval '15 minutes' then
+    granted := 0;
+    wait_ms := ceil(extract(epoch from l.paused_until - v_now) * 1000) + 1;
+  else
+    granted := least(p_want, floor(l.tokens)::int);
+    wait_ms := case when granted > 0 then 0 else ceil((1 - l.tokens) / l.refill * 1000) end;
+  end if;
+  update provider_limits set tokens = l.tokens - granted, refilled_at = v_now,
+    paused_until = case when paused_until < v_now + interval '15 minutes' then paused_until end
+  where provider = p_provider;
+end
+$$;
+
+create or replace function takeover(dead uuid, seen bigint) returns bigint
+language plpgsql volatile as $$
+declare
+  released bigint;
+begin
+  delete from workflow_workers w
+  where w.id = dead and (seen is null or (w.beat = seen
+         and (w.until < clock_timestamp() or w.until > clock_timestamp() + interval '15 minutes')));
+  if not found then
+    return null;
+  end if;
+  update workflow_queue q set worker = null
+  where q.instance_id = any(array(select p.instance_id from workflow_queue p where p.worker = dead
+                                  order by p.instance_id for no key update));
+  get diagnostics released = row_count;
+  if released > 0 then
+    notify work;
+  end if;
+  return released;
+end $$;

@@ -202,7 +202,8 @@ static void beat(struct worker *w)
     buf_fini(&counted);
     db_unit_addv(unit,
                  "select id, beat from workflow_workers where id <> $1::uuid "
-                 "and until < clock_timestamp() order by until limit 64",
+                 "and (until < clock_timestamp() "
+                 "or until > clock_timestamp() + interval '15 minutes') order by until limit 64",
                  1, w->id);
     db_unit_addv(unit, wall_sql, 0);
     free(lease);

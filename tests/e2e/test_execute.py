@@ -625,6 +625,15 @@ class LossTest(Case):
         self.assertEqual("", self.sql("select takeover('00000000-0000-0000-0000-000000000002', 7)"))
         self.assertEqual("0", self.sql("select takeover('00000000-0000-0000-0000-000000000002', 0)"))
 
+    def test_a_worker_that_died_before_the_clock_was_set_back_is_taken_over(self):
+        self.body("return 'end'")
+        self.begin(1)
+        self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 30000);"
+                 "update workflow_workers set until = until + interval '1 hour';"
+                 "update workflow_queue set worker = '00000000-0000-0000-0000-000000000001'")
+        self.worker(lease_ms=1000)
+        self.states(done=1)
+
     def test_a_takeover_waits_for_the_unit_that_is_under_way(self):
         self.sql("select worker_enter('00000000-0000-0000-0000-000000000001', 'm', 1, 0, 'workflow', 300)")
         self.wait("select until < clock_timestamp() from workflow_workers", "f")
@@ -661,8 +670,8 @@ class LossTest(Case):
 
     def test_units_without_an_answer_are_sent_again_and_found(self):
         proxy, url = self.proxy()
-        self.body("for i = 1, 4 do sms.send { to = e.customer, text = 'n' .. i }\nsleep '1s' end\nreturn 'end'")
-        self.begin(60)
+        self.body("for i = 1, 8 do sms.send { to = e.customer, text = 'n' .. i }\nsleep '1s' end\nreturn 'end'")
+        self.begin(30)
         self.worker(url=url)
 
         def cut_enough():
@@ -671,8 +680,8 @@ class LossTest(Case):
             return proxy.was_cut > 10
         until(cut_enough, True, what="ten units were cut off from their answers")
         proxy.cut(0)
-        self.states(done=60)
-        self.assertEqual("480|480|8", self.sql(
+        self.states(done=30)
+        self.assertEqual("480|480|16", self.sql(
             "select count(*), count(distinct (workflow_instance_id, ordinal)), max(ordinal)"
             " from workflow_step_executions"))
 

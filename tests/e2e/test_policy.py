@@ -313,6 +313,13 @@ class PolicyTest(OutboundTest):
         self.assertLessEqual(granted, 20 + 7.5 * (time.time() - begin) + 1)
         self.assertLessEqual(20 + 7.5 * 10, 100)
 
+    def test_a_clock_that_is_set_back_stops_nothing(self):
+        self.sql("select draw_tokens('ghl', 50), provider_result('ghl', false, 0);"
+                 "update provider_limits set tokens = 0, failures = 0, refilled_at = now() + interval '1 hour',"
+                 " paused_until = now() + interval '1 hour' where provider = 'ghl'")
+        self.sql("select draw_tokens('ghl', 5), pg_sleep(0.5)")
+        self.assertNotEqual("0", self.sql("select granted from draw_tokens('ghl', 5)"))
+
     def test_a_vendors_pause_and_five_failures_stop_all_tokens(self):
         self.sql("select provider_result('ghl', false, 2000)")
         granted, wait = self.sql("select * from draw_tokens('ghl', 5)").split("|")
