@@ -57,6 +57,7 @@ struct note {
     char *json;
     /* NOTE_STEP: its texts are in `texts`, or constant; that and output are the note's */
     int run, seq, ordinal;
+    bool watched;     /* it had stop subscriptions when it was claimed */
     int64_t began_us; /* clock_mono_us(); 0: nothing was called */
     char *texts, *output;
     const char *branch, *name, *hash, *state, *input;

@@ -98,8 +98,12 @@ static int32_t *tooks(struct arena *arena, const struct group *g)
 static void add_steps(struct arena *arena, struct db_unit *unit, const char *me, bool again,
                       const struct group *g)
 {
-    size_t count;
-    const char **distinct = owners(arena, g->notes, g->n, &count);
+    size_t count = 0;
+    const char **watched = arena_alloc(arena, (g->n + 1) * sizeof(char *));
+    for (size_t i = 0; i < g->n; i++) {
+        if (g->notes[i]->watched)
+            watched[count++] = g->notes[i]->instance;
+    }
     int16_t *runs = arena_alloc(arena, g->n * sizeof(int16_t));
     for (size_t i = 0; i < g->n; i++) {
         runs[i] = (int16_t)g->notes[i]->run;
@@ -109,7 +113,7 @@ static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
                         "$10::text[], $11::text[], $12::json[], $13::json[], $14::int[])");
     db_param_text(unit, me);
     db_param_text(unit, again ? "t" : "f");
-    db_param_uuids(unit, count, distinct);
+    db_param_uuids(unit, count, watched);
     db_param_uuids(unit, g->n, instances(arena, g));
     db_param_int2s(unit, g->n, runs);
     db_param_int4s(unit, g->n, INTS(seq));

@@ -207,6 +207,7 @@ static void write_step(struct request *r, const char *state, char *output)
     note->seq = r->in->next_seq++;
     note->ordinal = r->ordinal;
     note->began_us = r->began_us;
+    note->watched = r->in->watched;
     note->texts = r->texts;
     r->texts = NULL;
     note->branch = r->branch;
