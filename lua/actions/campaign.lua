@@ -1,5 +1,6 @@
 -- variant, audience, start_each, children.
 local arguments = require "arguments"
+local context = require "context"
 
 local json = host.json
 
@@ -25,7 +26,13 @@ local function freeze(ctx, a)
   if not ok then
     ctx:fail("refused", "audience: " .. tostring(sql))
   end
-  local row = ctx:query("views", IDS:format(sql), table.unpack(values))[1]
+  local asked, rows = pcall(ctx.query, ctx, "views", IDS:format(sql), table.unpack(values))
+  if not asked and context.failed(rows) and rows.message:find("a.customer_id", 1, true) then
+    ctx:fail("refused", "audience: the query must select a customer_id: select id as customer_id from customers …")
+  elseif not asked then
+    error(rows, 0)
+  end
+  local row = rows[1]
   local ids = row and row.ids or {}
   local kept = ctx:query("own", "select audience_keep($1::uuid, $2, $3::json)", ctx.instance, ctx.owner,
     json.encode(json.array(ids)))

@@ -378,8 +378,11 @@ struct versions *versions_start(const struct engine *engine, const struct versio
     v->events = *events;
     v->tree = sources_tree(engine);
     sources_init(&v->sources);
-    if (learn_trusted(v, err))
+    if (learn_trusted(v, err)) {
         v->watch = watch_start(engine->loop, engine->workflows_dir, look, v, err);
+        if (!v->watch)
+            err_wrap(err, "the company's files, where MOONWRIGHT_WORKFLOWS says");
+    }
     if (!v->watch) {
         versions_free(v);
         return NULL;

@@ -74,6 +74,11 @@ grep -q 'nothing is copied from ServiceTitan.* missing=SERVICE_TITAN_CLIENT_SECR
 kill -TERM $supervisor
 wait $supervisor || fail "it should have ended with 0"
 
+# What can't begin says why, and that it ends everything.
+MOONWRIGHT_WORKFLOWS=$work/none run run --role workflow,web
+refused "the company's files, where MOONWRIGHT_WORKFLOWS says: can't follow the folder $work/none"
+grep -q "a worker can't begin: everything ends.*worker=workflow" err || fail "it doesn't say who ended it"
+
 # A database that isn't there yet is waited for.
 DATABASE_URL="host=$work/nowhere user=x dbname=x" start --role web
 waits() { grep -q "the database doesn't answer" log; }

@@ -41,7 +41,7 @@ class CampaignTest(DaemonTest):
         "slow_touch.lua": 'return workflow { run = function(e) sleep "365d" end }',
         "bad.lua": ON % ("bad", """
           local _, a = pcall(audience, "select 1 as nothing")
-          return a.code"""),
+          return a.code .. ": " .. a.message"""),
     }
 
     def customers(self, first, n, city):
@@ -86,7 +86,8 @@ class CampaignTest(DaemonTest):
 
     def test_an_audience_needs_customer_id(self):
         self.go(52, data={"kind": "bad"})
-        self.ended("bad", 52, "done refused")
+        self.ended("bad", 52, "done refused: audience: the query must select a customer_id: "
+                   "select id as customer_id from customers …")
 
 
 if __name__ == "__main__":
