@@ -184,14 +184,17 @@ static int64_t next_of(const struct sync *sync, bool has, const struct cron *cro
     return has && cron_next(cron, sync->zone, cron_steady(cron), now, &next) ? next.at : INT64_MAX;
 }
 
+/* What is planned never lies behind the next fire: the clock may have been set back since. */
 static void plan_next(struct sync *sync, int64_t now)
 {
-    if (now >= sync->next_full) {
-        sync->full_due = true;
-        sync->next_full = next_of(sync, sync->has_full, &sync->full, now);
+    int64_t full = next_of(sync, sync->has_full, &sync->full, now);
+    int64_t incremental = next_of(sync, sync->has_incremental, &sync->incremental, now);
+    sync->full_due |= now >= sync->next_full;
+    if (now >= sync->next_full || full < sync->next_full) {
+        sync->next_full = full;
     }
-    if (now >= sync->next_incremental) {
-        sync->next_incremental = next_of(sync, sync->has_incremental, &sync->incremental, now);
+    if (now >= sync->next_incremental || incremental < sync->next_incremental) {
+        sync->next_incremental = incremental;
     }
 }
 

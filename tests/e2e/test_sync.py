@@ -628,6 +628,30 @@ class SyncTest(DatabaseTest):
             output = role.communicate(timeout=20)[1]
         self.assertEqual(0, role.returncode, output)
 
+    def test_the_role_goes_on_when_its_clock_is_set_back(self):
+        fake = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+        if not os.path.exists(fake) or "ASAN_OPTIONS" in os.environ:
+            self.skipTest("faketime is not installed, or a sanitizer is in its place")
+        clock = os.path.join(self.folder, "clock")
+
+        def set_clock(offset):
+            with open(clock + ".new", "w") as f:
+                f.write(offset)
+            os.rename(clock + ".new", clock)
+        set_clock("+5h")
+        role = self.role(SYNC_INCREMENTAL_CRON="*/2 * * * * *", LD_PRELOAD=fake, FAKETIME_TIMESTAMP_FILE=clock,
+                         FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1", NO_FAKE_STAT="1")
+        runs = "select count(*) from st_sync_log where entity = 'customers'"
+        try:
+            until(lambda: int(self.sql(runs)) > 1, True, what="it runs")
+            set_clock("+0")
+            before = int(self.sql(runs))
+            until(lambda: int(self.sql(runs)) > before + 2, True, 30, "it goes on")
+        finally:
+            role.terminate()
+            output = role.communicate(timeout=20)[1]
+        self.assertEqual(0, role.returncode, output)
+
     def test_the_role_ends_at_once_in_the_middle_of_a_run(self):
         self.st.page = 1
         self.st.add("customers", *[customer(n) for n in range(1, 2000)])
