@@ -238,7 +238,10 @@ static bool read_line(struct settings *settings, char *line, bool *seen, struct 
         const char *meant = nearest(line);
         return meant != NULL ? err_set(err, ERR_CONFIG,
                                        "there is no setting '%s'; did you mean '%s'?", line, meant)
-                             : err_set(err, ERR_CONFIG, "there is no setting '%s'", line);
+                             : err_set(err, ERR_CONFIG,
+                                       "there is no setting '%s'; what your own actions read by"
+                                       " setting \"%s\" goes into the environment",
+                                       line, line);
     }
     if (seen[at])
         return err_set(err, ERR_CONFIG, "'%s' is set twice", line);

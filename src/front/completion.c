@@ -38,6 +38,7 @@ static const char body[] =
     "  case $takes in\n"
     "    WORKFLOW | EVENT | ENTITY)\n"
     "      takes=$(timeout 3 \"${COMP_WORDS[0]}\" completion values \"$takes\" 2> /dev/null) ;;\n"
+    "    ROLES) takes='sync|workflow|web|monitor' ;;\n"
     "    [[:upper:]]*) takes= ;;\n"
     "  esac\n"
     "  COMPREPLY=($(compgen -W \"${takes//|/ }\" -- \"$cur\"))\n"

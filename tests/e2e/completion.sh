@@ -42,6 +42,7 @@ offers "job_done promise" moonwright events emit ""
 offers "job_done" moonwright events list --type jo
 offers "sent not_sent drop" moonwright sends settle 1234 ""
 offers "on off" moonwright live ""
+offers "workflow web" moonwright run --role w
 offers "customers" moonwright sync cust
 offers "estimates" moonwright sync customers esti
 offers "workflows" moonwright help workf

@@ -10,6 +10,8 @@ env_file() {
 
 env_file 'TWILIO_ACOUNT_SID=AC1\n'
 refused ".env:1: there is no setting 'TWILIO_ACOUNT_SID'; did you mean 'TWILIO_ACCOUNT_SID'?"
+env_file 'LENDER_KEY=s3cret\n'
+refused ".env:1: there is no setting 'LENDER_KEY'; what your own actions read by setting \"LENDER_KEY\" goes into the environment"
 env_file '# fine\n\nGHL_API_KEY\n'
 refused ".env:3: expected NAME=value"
 env_file 'GHL_LOCATION_ID=a\nGHL_LOCATION_ID=b\n'
