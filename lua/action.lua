@@ -83,7 +83,7 @@ local function add_company_actions(set, path)
     end
     tries.check({ in_doubt = one.in_doubt }, path .. ": " .. tostring(name))
     set.actions[namespace .. "." .. name] = { args = one.args or {}, theirs = one,
-      effect = one.effect or "once" }
+      effect = one.effect or "once", takes_key = one.find ~= nil or host.parameters(one.run) > 1 }
   end
 end
 
@@ -138,7 +138,7 @@ end
 -- A company's action. A call of which nobody knows whether it happened is looked for by `find`;
 -- without one, or when that raises, a person must say.
 local function run_theirs(ctx, action, args)
-  local key = host.sha256(ctx.owner, 32)
+  local key = action.takes_key and host.sha256(ctx.owner, 32) or nil
   for _ = 1, 8 do
     ctx.calls = 0
     local ok, value = pcall(action.theirs.run, args, key)
@@ -192,17 +192,15 @@ local function outcome(ctx, ok, value)
   error(value, 0)
 end
 
---- Runs one call. Its event and its options are decoded when they are looked at first.
+--- Runs one call. The rest of what is known of it is lent by its owner, and asked for when it is
+--- looked at: its event, its name "instance/run/step", its time, its options as the author wrote them.
 ---@param name string the action
----@param owner string "instance/run/step"
 ---@param shadow string|nil anything: nothing of it may leave
----@param now string UTC
 ---@param args string JSON
----@param options string|nil JSON {retries, timeout, in_doubt}, as the author wrote them
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
-function M.run(name, owner, shadow, now, args, options)
-  local ctx = setmetatable({ asked = 0, state = state, name = name, owner = owner, now = now,
-    options_text = options, shadow = shadow ~= nil }, context.Context)
+function M.run(name, shadow, args)
+  local ctx = setmetatable({ asked = 0, state = state, name = name, shadow = shadow ~= nil },
+    context.Context)
   context.enter(ctx)
   return outcome(ctx, pcall(try, ctx, state.actions[name], args))
 end

@@ -108,7 +108,7 @@ end
 local function ask_straight(task, action, name, input, options)
   local branch, ordinal = begin(action)
   name = name or count_name(branch, action)
-  local _, _, _, at, state, output = ask_owner("step", branch.path, NUMBERS[ordinal], name,
+  local at, state, output = ask_owner("step", branch.path, NUMBERS[ordinal], name,
     hash(input), input, options, task.now, task.due, action)
   current, task.now, task.due = task, at, at
   return state, json.decode(output), state == "failed"

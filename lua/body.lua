@@ -236,6 +236,10 @@ local function run_stop(task, d, h, by)
   return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
 end
 
+local function lent_event()
+  return host.lent("event")
+end
+
 --- @param instance string
 --- @param history_json? string [[seq, branch, ordinal, name, hash, state, at, output], …]
 --- @param phase string "run" or "on_stop"
@@ -243,7 +247,7 @@ end
 --- @param by_json? string the event that stops it
 function M.run(instance, history_json, phase, now, by_json)
   local task = durable.new(version.name, instance, now)
-  task.event = late.table(host.lent, function(event)
+  task.event = late.table(lent_event, function(event)
     records.event(task, event)
   end)
   local ok, d = pcall(declaration, task)

@@ -59,11 +59,17 @@ M.Context = Context
 -- What most calls never look at is decoded when they do.
 local late = {
   event = function()
-    local text = host.lent()
+    local text = host.lent("event")
     return text and json.decode(text) or {}
   end,
-  tries = function(ctx)
-    local text = rawget(ctx, "options_text")
+  owner = function()
+    return host.lent("owner")
+  end,
+  now = function()
+    return host.lent("now")
+  end,
+  tries = function()
+    local text = host.lent("options")
     return tries.of(text and json.decode(text) or {})
   end,
   instance = function(ctx)

@@ -47,6 +47,11 @@ function host.where() end
 ---@return any
 function host.traceback(message) end
 
+---How many arguments it can take; 255 when any number.
+---@param f function
+---@return integer
+function host.parameters(f) end
+
 ---The locals of enclosing functions that a function uses.
 ---@param f function
 ---@return { name: string, value: any }[]
@@ -56,9 +61,10 @@ function host.upvalues(f) end
 ---@param ... string|number|nil
 function host.post(...) end
 
----What the owner of the task lends it: the event of its instance, as JSON. In a vm only.
+---What the owner of the task lends it. In a vm only.
+---@param name string "event": of its instance, as JSON; of an action call also "owner", "now", "options"
 ---@return string?
-function host.lent() end
+function host.lent(name) end
 
 ---@class host.zone
 host.zone = {}

@@ -53,6 +53,13 @@ char *xstrdup(const char *text)
     return xstrndup(text, strlen(text));
 }
 
+void text_copy(char *to, size_t size, const char *from)
+{
+    size_t len = strnlen(from, size - 1);
+    memcpy(to, from, len);
+    to[len] = '\0';
+}
+
 char *xstrndup(const char *text, size_t len)
 {
     char *copy = xmalloc(len + 1);

@@ -49,6 +49,7 @@ struct action {
     enum action_verdict verdict;
     bool reporting;
     char *text, *until;
+    char *owner; // lent to its Lua
 };
 
 // ---- the VM ----------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ static void action_free(struct action *action)
     }
     free(action->text);
     free(action->until);
+    free(action->owner);
     free(action);
 }
 
@@ -199,7 +201,6 @@ static void report(void *ctx)
     action->reporting = false;
     action_free(action);
     done(done_ctx, verdict, text, until);
-    free(text);
     free(until);
 }
 
@@ -314,6 +315,25 @@ static void task_ended(void *ctx, struct task *task, enum task_status status, co
     }
 }
 
+// What most actions never look at.
+static struct slice lend(void *ctx, const char *name)
+{
+    struct action *action = ctx;
+    const struct action_call *call = &action->call;
+    if (strcmp(name, "event") == 0) {
+        return call->event;
+    } else if (strcmp(name, "now") == 0) {
+        return slice_of(call->now);
+    } else if (strcmp(name, "options") == 0) {
+        return slice_of(call->options);
+    }
+    must(strcmp(name, "owner") == 0);
+    if (!action->owner) { // unique for the step
+        action->owner = xprintf("%s/%d/%s", call->instance, call->run, call->step);
+    }
+    return slice_of(action->owner);
+}
+
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx)
 {
@@ -329,23 +349,12 @@ struct action *action_start(struct actions *actions, const struct action_call *c
     action->call = *call;
     action->done = done;
     action->ctx = ctx;
-    static const struct task_owner owner = {posted, task_ended};
-    char name[200]; // unique for the step: "instance/run/step"
-    int len = snprintf(name, sizeof(name), "%s/%d/%s", call->instance, call->run, call->step);
-    char *longer = len < (int)sizeof(name)
-                       ? NULL
-                       : xprintf("%s/%d/%s", call->instance, call->run, call->step);
+    static const struct task_owner owner = {posted, task_ended, lend};
     bool shadow = !actions->live || !call->mode || strcmp(call->mode, "live") != 0;
-    struct slice args[] = {slice_of(call->name),
-                           {longer ? longer : name, (size_t)len},
-                           slice_of(shadow ? "shadow" : NULL),
-                           slice_of(call->now),
-                           {call->args, call->args_len},
-                           slice_of(call->options)};
+    struct slice args[] = {
+        slice_of(call->name), slice_of(shadow ? "shadow" : NULL), {call->args, call->args_len}};
     action->task = task_start(action->generation->vm, "run", args, ARRAY_LEN(args), &owner, action);
     task_blame(action->task, action->call.instance);
-    task_lend(action->task, (struct slice){call->event, call->event_len});
-    free(longer);
     return action;
 }
 

@@ -18,8 +18,7 @@ struct action_call {
     const char *args; /* JSON, as the body gave them (and as they were hashed) */
     size_t args_len;
     const char *options; /* JSON: retries, timeout, in_doubt, as the author wrote them */
-    const char *event;   /* JSON: the instance's event, for placeholders; may be NULL */
-    size_t event_len;
+    struct slice event;  /* JSON: the instance's event, for placeholders */
     const char *workflow; /* its name */
     const char *class_;   /* "marketing" or "transactional": the workflow's */
     const char *mode;     /* "live" or "shadow" */
@@ -38,8 +37,8 @@ enum action_verdict {
     ACTION_LOST      /* our lease is gone */
 };
 
-typedef void action_done_fn(void *ctx, enum action_verdict verdict, const char *text,
-                            const char *until);
+/* text is the callee's, to be freed; empty: there is none. */
+typedef void action_done_fn(void *ctx, enum action_verdict verdict, char *text, const char *until);
 
 /* files: mappings, actions, company, templates, as {path: source}; NULL: as they are on disk. */
 struct actions *actions_start(const struct engine *engine, const char *files, struct err *err);

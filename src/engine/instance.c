@@ -236,7 +236,7 @@ static bool is_ours(struct instance *in, const struct candidate *c)
     struct buf verdict;
     struct err err;
     buf_init(&verdict, 64);
-    const struct slice args[] = {slice_of(in->id), slice_of(in->created), slice_of(in->event),
+    const struct slice args[] = {slice_of(in->id), slice_of(in->created), {in->event, in->event_len},
                                  slice_of(c->payload)};
     mark_set(in->id);
     crash_point("judge", in->id);
@@ -294,7 +294,6 @@ static void start_body(struct instance *in, const char *phase, const char *by)
     in->expected = -1;
     in->task = task_start(in->body->vm, "run", args, ARRAY_LEN(args), &owner, in);
     task_blame(in->task, in->id);
-    task_lend(in->task, slice_of(in->event));
     free(in->steps);
     in->steps = NULL;
 }
@@ -392,7 +391,14 @@ static void body_done(void *ctx, struct task *task, enum task_status status, con
     instance_pump(in);
 }
 
-static const struct task_owner owner = {posted, body_done};
+static struct slice lend(void *ctx, const char *name)
+{
+    const struct instance *in = ctx;
+    must(strcmp(name, "event") == 0);
+    return (struct slice){in->event, in->event_len};
+}
+
+static const struct task_owner owner = {posted, body_done, lend};
 
 /* ---- going on ---- */
 
@@ -515,7 +521,7 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
 {
     struct instance *in = xcalloc(1, sizeof(*in));
     in->host = host;
-    snprintf(in->id, sizeof(in->id), "%s", db_value(reply, s, row, 0));
+    text_copy(in->id, sizeof(in->id), db_value(reply, s, row, 0));
     in->run = (int)db_int(reply, s, row, 3);
     const char *state = db_value(reply, s, row, 4);
     in->stopping = strcmp(state, "stopping") == 0;
@@ -523,10 +529,12 @@ struct instance *instance_start(struct instance_host *host, const struct db_repl
     const char *mode = db_value(reply, s, row, 6);
     size_t cut = mode ? strcspn(mode, " ") : 0;
     in->mode = mode ? xstrndup(mode, cut) : xstrdup("shadow");
-    snprintf(in->created, sizeof(in->created), "%s", mode && mode[cut] ? mode + cut + 1 : "");
-    in->event = xstrdup(db_value(reply, s, row, 7) ? db_value(reply, s, row, 7) : "{}");
+    text_copy(in->created, sizeof(in->created), mode && mode[cut] ? mode + cut + 1 : "");
+    const char *event = db_value(reply, s, row, 7);
+    in->event_len = event ? db_length(reply, s, row, 7) : 2;
+    in->event = xstrndup(event ? event : "{}", in->event_len);
     read_began(in);
-    snprintf(in->last_at, sizeof(in->last_at), "%s", in->created);
+    text_copy(in->last_at, sizeof(in->last_at), in->created);
     in->trace = event_trace(in->event);
     if (db_value(reply, s, row, 8))
         in->steps = xstrdup(db_value(reply, s, row, 8));

@@ -42,7 +42,9 @@ struct instance {
     struct body *body;
     struct task *task;
     char id[37], created[32], last_at[32];
-    char *mode, *event, *steps;
+    char *mode, *steps;
+    char *event;
+    size_t event_len;
     char *trace; /* the traceparent that came with its event; NULL: its id is its trace */
     int run, next_seq;
     size_t history;           /* bytes of what was recorded, about */

@@ -341,7 +341,7 @@ static void tell_stop(struct note *const *notes, size_t n, bool steps, const cha
 
 static void set_at(struct note *note, const char *at)
 {
-    snprintf(note->at, sizeof(note->at), "%s", at);
+    text_copy(note->at, sizeof(note->at), at);
 }
 
 static void read_step(struct note *const *notes, size_t n, const struct db_reply *reply, int s,

@@ -133,7 +133,7 @@ static void deliver(struct request *r, const char *at, const char *state, const 
 {
     struct instance *in = r->in;
     in->history += output ? strlen(output) : 0;
-    snprintf(in->last_at, sizeof(in->last_at), "%s", at);
+    text_copy(in->last_at, sizeof(in->last_at), at);
     if (!in->leaving && !instance_consider(in) && !in->leaving) {
         const struct slice args[] = {slice_of("done"), slice_of(r->branch), ordinal_text(r),
                                      slice_of(at),     slice_of(state),     slice_of(output)};
@@ -252,43 +252,47 @@ static void hand_over(struct request *r, const char *state, const char *text)
     instance_pump(in);
 }
 
-static void acted(void *ctx, enum action_verdict verdict, const char *text, const char *until)
+static void acted(void *ctx, enum action_verdict verdict, char *text, const char *until)
 {
     struct request *r = ctx;
     struct instance *in = r->in;
     r->action = NULL;
     if (r->kind == REQUEST_CALL && (verdict == ACTION_DONE || verdict == ACTION_FAILED)) {
         hand_over(r, verdict == ACTION_DONE ? "done" : "failed", text);
+        free(text);
         return;
     }
     switch (verdict) {
     case ACTION_DONE:
-        if (text && strlen(text) > RESULT_MAX) {
+        if (strlen(text) > RESULT_MAX) {
+            free(text);
             write_step(r, "failed",
                        xprintf("{\"action\":\"%s\",\"code\":\"refused\",\"attempts\":1,"
                                "\"message\":\"its result is larger than 1 MB: ask for less\"}",
                                r->word));
             return;
         }
-        write_step(r, "done", xstrdup(text ? text : "null"));
+        write_step(r, "done", text);
         return;
     case ACTION_FAILED:
-        write_step(r, "failed", xstrdup(text ? text : "null"));
+        write_step(r, "failed", text);
         return;
     case ACTION_STOPPING:
+        free(text);
         journal_add(in->host->journal, new_note(r, NOTE_ASK, stops_asked));
         return;
     case ACTION_NOT_OURS:
         not_ours(in);
         return;
     case ACTION_LOST:
+        free(text);
         r->state = REQUEST_WAITING;
         in->host->lost(in->host->ctx);
         return;
     case ACTION_HELD:
         r->state = REQUEST_WAITING;
         instance_warn(in, "stuck", NULL, text);
-        instance_leave_with_reason(in, "stuck", NULL, text ? text : "{}");
+        instance_leave_with_reason(in, "stuck", NULL, text);
         break;
     case ACTION_SUSPENDED: {
         struct buf reason;
@@ -296,7 +300,7 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
         buf_adds(&reason, "{\"code\":\"postponed\",\"step\":");
         buf_json(&reason, r->name, strlen(r->name));
         buf_adds(&reason, ",\"message\":");
-        buf_json(&reason, text ? text : "", text ? strnlen(text, 16 << 10) : 0);
+        buf_json(&reason, text, strnlen(text, 16 << 10));
         buf_adds(&reason, ",\"can\":[\"cancel\"]}");
         r->state = REQUEST_WAITING;
         instance_leave_with_reason(in, "waiting", until, reason.data);
@@ -304,6 +308,7 @@ static void acted(void *ctx, enum action_verdict verdict, const char *text, cons
         break;
     }
     }
+    free(text);
     instance_pump(in);
 }
 
@@ -317,8 +322,7 @@ static void begin_action(struct request *r)
                                      .args = r->input,
                                      .args_len = strlen(r->input),
                                      .options = r->options,
-                                     .event = in->event,
-                                     .event_len = strlen(in->event),
+                                     .event = {in->event, in->event_len},
                                      .workflow = in->body->workflow,
                                      .class_ = in->body->class_,
                                      .mode = in->mode,

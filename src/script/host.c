@@ -264,6 +264,17 @@ static int l_traceback(lua_State *L)
     return 1;
 }
 
+/* parameters(f) -> how many arguments it can take; 255 when any number */
+static int l_parameters(lua_State *L)
+{
+    lua_Debug about;
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    lua_getinfo(L, ">u", &about);
+    lua_pushinteger(L, about.isvararg ? 255 : about.nparams);
+    return 1;
+}
+
 /* upvalues(f) -> { { name, value }, ... }: the locals of others that a Lua function uses */
 static int l_upvalues(lua_State *L)
 {
@@ -292,6 +303,7 @@ static const luaL_Reg functions[] = {{"hash", l_hash},
                                      {"where", l_where},
                                      {"traceback", l_traceback},
                                      {"upvalues", l_upvalues},
+                                     {"parameters", l_parameters},
                                      {NULL, NULL}};
 
 static const luaL_Reg zone_functions[] = {

@@ -34,7 +34,14 @@ struct writer {
 struct name {
     const char *text;
     size_t len;
-    int at; /* on the stack; 0: not there */
+    int at; /* where on the stack it is, with its value behind it; 0: not there */
+};
+
+/* What a look at all keys of a table told. */
+struct keys {
+    struct name few[FEW_NAMES]; /* with their values on the stack, when there are no more */
+    size_t names;
+    lua_Integer count, last; /* of the others, and the highest of them */
 };
 
 static void write_value(struct writer *w, int index);
@@ -145,20 +152,27 @@ static void sort(struct name *names, size_t n)
     }
 }
 
-/* Counts the keys of the table at index: *texts of them texts, *last the highest index. */
-static void count_keys(struct writer *w, int index, size_t *texts, lua_Integer *count,
-                       lua_Integer *last)
+/* Looks at all keys of the table at index. */
+static void read_keys(struct writer *w, int index, struct keys *keys)
 {
     lua_State *L = w->L;
-    *texts = 0;
-    *count = *last = 0;
-    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+    keys->names = 0;
+    keys->count = keys->last = 0;
+    for (lua_pushnil(L); lua_next(L, index);) {
         if (lua_type(L, -2) == LUA_TSTRING) {
-            ++*texts;
+            size_t n = keys->names++;
+            if (n < FEW_NAMES) {
+                struct name *name = &keys->few[n];
+                name->text = lua_tolstring(L, -2, &name->len);
+                name->at = lua_gettop(L) - 1;
+                luaL_checkstack(L, 12, "too deep");
+                lua_pushvalue(L, -2); /* to go on from */
+                continue;
+            }
         } else if (lua_isinteger(L, -2) && lua_tointeger(L, -2) >= 1) {
-            ++*count;
-            if (lua_tointeger(L, -2) > *last)
-                *last = lua_tointeger(L, -2);
+            keys->count++;
+            if (lua_tointeger(L, -2) > keys->last)
+                keys->last = lua_tointeger(L, -2);
         } else if (lua_type(L, -2) == LUA_TNUMBER) {
             fail(w, "the key %g can't be stored; keys are texts, or 1, 2, 3 …",
                  lua_tonumber(L, -2));
@@ -166,6 +180,7 @@ static void count_keys(struct writer *w, int index, size_t *texts, lua_Integer *
             fail(w, "a %s as key can't be stored; keys are texts, or 1, 2, 3 …",
                  luaL_typename(L, -2));
         }
+        lua_pop(L, 1);
     }
 }
 
@@ -186,42 +201,61 @@ static void write_array(struct writer *w, int index, lua_Integer count)
     w->depth--;
 }
 
-static void write_object(struct writer *w, int index, size_t count)
+/* All names of a table that has many; pushes the memory they are in. */
+static struct name *push_names(lua_State *L, int index, size_t count)
+{
+    struct name *names = lua_newuserdatauv(L, count * sizeof(*names), 0);
+    size_t n = 0;
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        names[n].text = lua_tolstring(L, -2, &names[n].len);
+        names[n++].at = 0;
+    }
+    return names;
+}
+
+static void write_object(struct writer *w, int index, struct keys *keys)
 {
     lua_State *L = w->L;
     struct place *place = &w->path[w->depth++];
-    struct name few[FEW_NAMES], *names = few;
-    luaL_checkstack(L, FEW_NAMES + 12, "too deep");
-    if (count > FEW_NAMES)
-        names = lua_newuserdatauv(L, count * sizeof(*names), 0);
-    int top = lua_gettop(L);
-    size_t n = 0;
-    for (lua_pushnil(L); lua_next(L, index); n++) {
-        names[n].text = lua_tolstring(L, -2, &names[n].len);
-        names[n].at = count > FEW_NAMES ? 0 : lua_gettop(L) - 1;
-        lua_pop(L, 1);
-        if (names[n].at)
-            lua_pushvalue(L, -1); /* the key itself stays on the stack, to be used again */
-    }
-    sort(names, n);
+    struct name *names = keys->few;
+    if (keys->names > FEW_NAMES)
+        names = push_names(L, index, keys->names);
+    sort(names, keys->names);
     buf_addc(w->out, '{');
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < keys->names; i++) {
         place->key = names[i].text;
         if (i > 0)
             buf_addc(w->out, ',');
         write_string(w, names[i].text, names[i].len);
         buf_addc(w->out, ':');
-        if (names[i].at)
-            lua_pushvalue(L, names[i].at);
-        else
-            lua_pushlstring(L, names[i].text, names[i].len);
+        if (names[i].at) {
+            write_value(w, names[i].at + 1);
+            continue;
+        }
+        lua_pushlstring(L, names[i].text, names[i].len);
         lua_rawget(L, index);
         write_value(w, lua_gettop(L));
         lua_pop(L, 1);
     }
     buf_addc(w->out, '}');
-    lua_settop(L, count > FEW_NAMES ? top - 1 : top);
     w->depth--;
+}
+
+/* What a table with a metatable stands for: the index of it. */
+static int stands_for(struct writer *w, int index, bool *marked)
+{
+    lua_State *L = w->L;
+    lua_pop(L, 1); /* the metatable */
+    if (luaL_getmetafield(L, index, "__fill") == LUA_TFUNCTION) { /* decoded when looked at */
+        lua_pushvalue(L, index);
+        lua_call(L, 1, 0);
+    }
+    if (luaL_getmetafield(L, index, "__target") == LUA_TTABLE) /* a frozen table stands for it */
+        index = lua_gettop(L);
+    *marked = json_is_array(L, index);
+    if (!*marked && lua_getmetatable(L, index))
+        fail(w, "an object with a metatable can't be stored");
+    return index;
 }
 
 static void write_table(struct writer *w, int index)
@@ -229,16 +263,9 @@ static void write_table(struct writer *w, int index)
     lua_State *L = w->L;
     luaL_checkstack(L, 12, "too deep");
     int top = lua_gettop(L);
-    if (luaL_getmetafield(L, index, "__fill") == LUA_TFUNCTION) { /* decoded when looked at */
-        lua_pushvalue(L, index);
-        lua_call(L, 1, 0);
-    }
-    lua_settop(L, top);
-    if (luaL_getmetafield(L, index, "__target") == LUA_TTABLE) /* a frozen table stands for it */
-        index = lua_gettop(L);
-    bool marked = json_is_array(L, index);
-    if (!marked && lua_getmetatable(L, index))
-        fail(w, "an object with a metatable can't be stored");
+    bool marked = false;
+    if (lua_getmetatable(L, index))
+        index = stands_for(w, index, &marked);
     const void *table = lua_topointer(L, index);
     for (int i = 0; i < w->depth; i++)
         if (w->path[i].table == table)
@@ -247,17 +274,17 @@ static void write_table(struct writer *w, int index)
         fail(w, "more than %d levels can't be stored", JSON_MAX_DEPTH);
     w->path[w->depth].table = table;
 
-    size_t texts;
-    lua_Integer count, last;
-    count_keys(w, index, &texts, &count, &last);
-    if (texts > 0 && (count > 0 || marked))
+    struct keys keys;
+    read_keys(w, index, &keys);
+    if (keys.names > 0 && (keys.count > 0 || marked))
         fail(w, "a table that is both list and map can't be stored");
-    if (last != count)
-        fail(w, "a list with holes can't be stored (%lld values up to index %lld)", count, last);
-    if (marked || count > 0)
-        write_array(w, index, count);
+    if (keys.last != keys.count)
+        fail(w, "a list with holes can't be stored (%lld values up to index %lld)", keys.count,
+             keys.last);
+    if (marked || keys.count > 0)
+        write_array(w, index, keys.count);
     else
-        write_object(w, index, texts);
+        write_object(w, index, &keys);
     lua_settop(L, top);
 }
 

@@ -197,12 +197,13 @@ void vm_give(struct vm *vm, size_t bytes)
 
 static int go_on(lua_State *L, lua_State *co, int nargs);
 
-/* What the owner of the task gives goes to the coroutine that asked it. */
+/* What the owner of the task gives goes to the coroutine that asked it, without the first of it,
+ * which say who asked. */
 static int answered(lua_State *L, int status, lua_KContext ctx)
 {
     (void)status, (void)ctx;
     lua_State *co = lua_tothread(L, 1);
-    int nargs = task_push_given(L);
+    int nargs = task_push_given(L, TASK_ADDRESS);
     if (!lua_checkstack(co, nargs))
         return luaL_error(L, "too many arguments to resume");
     lua_xmove(L, co, nargs);

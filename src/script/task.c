@@ -41,7 +41,6 @@ struct task {
     const char *blame; /* whose Lua it is; NULL: nobody's */
     const char *function;
     const struct batch *given; /* what the run that goes on was resumed with */
-    struct slice lent;
     struct queue resumes, posts;
     size_t posted_bytes;
     int yielded; /* values that wait on its stack for the next resume to take them away */
@@ -64,11 +63,6 @@ void task_blame(struct task *task, const char *instance)
     task->blame = instance && strlen(instance) == MARK_LEN ? instance : NULL;
 }
 
-void task_lend(struct task *task, struct slice text)
-{
-    task->lent = text;
-}
-
 /* ---- batches ---- */
 
 static struct batch *batch_new(const struct slice *args, size_t nargs)
@@ -77,16 +71,17 @@ static struct batch *batch_new(const struct slice *args, size_t nargs)
     size_t bytes = 0;
     for (size_t i = 0; i < nargs; i++)
         bytes += args[i].data ? args[i].len + 1 : 0;
-    struct batch *batch = xcalloc(1, size + bytes);
+    struct batch *batch = xmalloc(size + bytes);
     char *to = (char *)batch + size;
+    batch->next = NULL;
     batch->nargs = nargs;
     batch->bytes = bytes;
     for (size_t i = 0; i < nargs; i++) {
+        batch->args[i] = (struct slice){args[i].data ? to : NULL, args[i].len};
         if (!args[i].data)
             continue;
-        memcpy(to, args[i].data, args[i].len);
-        batch->args[i] = (struct slice){to, args[i].len};
-        to += args[i].len + 1;
+        to = mempcpy(to, args[i].data, args[i].len);
+        *to++ = '\0';
     }
     return batch;
 }
@@ -241,17 +236,19 @@ static int start(lua_State *L)
     return 1;
 }
 
-int task_push_given(lua_State *L)
+int task_push_given(lua_State *L, size_t from)
 {
     const struct batch *given = running_task(L)->given;
-    vm_push_slices(L, given->args, given->nargs);
-    return (int)given->nargs;
+    if (given->nargs <= from)
+        return 0;
+    vm_push_slices(L, given->args + from, given->nargs - from);
+    return (int)(given->nargs - from);
 }
 
 static int resumed(lua_State *L, int status, lua_KContext ctx)
 {
     (void)status, (void)ctx;
-    return task_push_given(L);
+    return task_push_given(L, 0);
 }
 
 /* What is given to the owner are strings, or nils. */
@@ -475,13 +472,17 @@ static void task_turn(void *ctx)
     defer(task);
 }
 
-/* host.lent() -> the text that its owner lends the task, or nil */
+/* host.lent(name) -> a text that the owner lends the task, or nil */
 int task_lent(lua_State *L)
 {
     const struct task *task = vm_of(L)->running;
+    const char *name = luaL_checkstring(L, 1);
     if (!task)
         return luaL_error(L, "host.lent: no task is running");
-    vm_push_slices(L, &task->lent, 1);
+    struct slice text = {NULL, 0};
+    if (task->owner->lend)
+        text = task->owner->lend(task->ctx, name);
+    vm_push_slices(L, &text, 1);
     return 1;
 }
 

@@ -24,18 +24,22 @@ struct task_owner {
     void (*posted)(void *ctx, struct task *task, const struct slice *args, size_t nargs);
     void (*done)(void *ctx, struct task *task, enum task_status status, const char *result,
                  size_t len);
+    /* A text that its Lua asks for by host.lent(name), and seldom does. It stays the owner's, until
+     * the next such question; NULL data: there is none. May be NULL when nothing is lent. */
+    struct slice (*lend)(void *ctx, const char *name);
 };
 
 /* Starts main[function](args...) in a coroutine, from the loop's next turn on; the function's name
  * is a constant, args are copied. */
 struct task *task_start(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
                         const struct task_owner *owner, void *ctx);
-/* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. */
+/* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. When
+ * a coroutine of the task asked by `host.ask(...)`, which goes past the task's own Lua, it gets the
+ * args behind the first TASK_ADDRESS: those would tell that Lua whom they are for. */
+#define TASK_ADDRESS 3
 void task_resume(struct task *task, const struct slice *args, size_t nargs);
 /* Ends the task now: nothing more is delivered; its <close> variables are closed. */
 void task_cancel(struct task *task);
-/* A text that its Lua may ask for by host.lent(), and seldom does; it lives as long as the task. */
-void task_lend(struct task *task, struct slice text);
 /* Whose Lua this is, a uuid's text that lives as long as the task: marked while it runs (mark.h),
  * so that a death of the process is blamed on it. */
 void task_blame(struct task *task, const char *instance);

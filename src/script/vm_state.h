@@ -63,7 +63,7 @@ void task_open(lua_State *L);
 /* Whether the `count` values that co has yielded to L are what host.ask sends to the task's owner,
  * behind one that says so. */
 bool task_is_asked(lua_State *L, lua_State *co, int count);
-/* Pushes what the task of L was resumed with; returns how many. */
-int task_push_given(lua_State *L);
+/* Pushes what the task of L was resumed with, from the given one on; returns how many. */
+int task_push_given(lua_State *L, size_t from);
 
 #endif

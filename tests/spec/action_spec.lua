@@ -21,12 +21,13 @@ end
 -- Runs a call, answering each ask by `answers` in turn: {"ok", value} or {"error", value}.
 local function run(name, args, answers, event, options)
   posted = {}
-  host.lent = function() -- luacheck: ignore
-    return event and json.encode(event)
+  local lent = { event = event and json.encode(event), owner = "i1/1//1",
+    now = "2026-06-01T12:00:00Z", options = options and json.encode(options) }
+  host.lent = function(name) -- luacheck: ignore
+    return lent[name]
   end
   local task = coroutine.create(function()
-    return action.run(name, "i1/1//1", nil, "2026-06-01T12:00:00Z", json.encode(args),
-      options and json.encode(options))
+    return action.run(name, nil, json.encode(args))
   end)
   local ok, result = coroutine.resume(task)
   for _, answer in ipairs(answers or {}) do

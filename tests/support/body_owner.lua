@@ -8,9 +8,13 @@ local json = host.json
 -- What a coroutine of a task yields behind ASKED is for us: its resumer isn't woken.
 local ASKED = {}
 local resume = coroutine.resume
+local function behind_address(_, _, _, ...)
+  return ...
+end
+
 local function pass(co, ok, first, ...)
   if ok and first == ASKED then
-    return pass(co, resume(co, coroutine.yield(...)))
+    return pass(co, resume(co, behind_address(coroutine.yield(...))))
   end
   return ok, first, ...
 end

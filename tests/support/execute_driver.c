@@ -51,13 +51,14 @@ static void finish(void *ctx)
     action_free(a);
     if (fails)
         done(to, ACTION_FAILED,
-             "{\"action\":\"sms.send\",\"code\":\"refused\",\"message\":\"no\",\"attempts\":1}",
+             xstrdup("{\"action\":\"sms.send\",\"code\":\"refused\",\"message\":\"no\","
+                     "\"attempts\":1}"),
              NULL);
     else if (holds)
-        done(to, ACTION_HELD, "{\"code\":\"send_in_doubt\",\"message\":\"?\",\"can\":[\"sent\"]}",
-             NULL);
+        done(to, ACTION_HELD,
+             xstrdup("{\"code\":\"send_in_doubt\",\"message\":\"?\",\"can\":[\"sent\"]}"), NULL);
     else
-        done(to, ACTION_DONE, "{\"status\":\"sent\"}", NULL);
+        done(to, ACTION_DONE, xstrdup("{\"status\":\"sent\"}"), NULL);
 }
 
 static void written(void *ctx, const struct db_reply *reply)
@@ -73,14 +74,14 @@ static void written(void *ctx, const struct db_reply *reply)
     if (db_reply_outcome(reply) != DB_OK) {
         bool lost = db_reply_err(reply)->code == ERR_FENCE;
         action_free(a);
-        done(to, lost ? ACTION_LOST : ACTION_SUSPENDED, "database", "now");
+        done(to, lost ? ACTION_LOST : ACTION_SUSPENDED, xstrdup("database"), "now");
     } else if (db_rows(reply, 1) == 0) {
         action_free(a);
-        done(to, ACTION_STOPPING, NULL, NULL);
+        done(to, ACTION_STOPPING, xstrdup(""), NULL);
     } else if (strncmp(a->text, "later ", 6) == 0 && db_int(reply, 1, 0, 0) == 1) {
         char *until = xstrdup(db_value(reply, 1, 0, 1));
         action_free(a);
-        done(to, ACTION_SUSPENDED, "quiet hours", until);
+        done(to, ACTION_SUSPENDED, xstrdup("quiet hours"), until);
         free(until);
     } else {
         bool later = strncmp(a->text, "slow ", 5) == 0 || strncmp(a->text, "hold ", 5) == 0;

@@ -48,7 +48,7 @@ static void reply(struct http_request *request, int status, const char *text)
     http_reply(request, status, "application/json", text, strlen(text));
 }
 
-static void reported(void *ctx, enum action_verdict verdict, const char *text, const char *until)
+static void reported(void *ctx, enum action_verdict verdict, char *text, const char *until)
 {
     static const char *const names[] = {"done",     "failed",   "suspended", "held",
                                         "stopping", "not_ours", "lost"};
@@ -56,7 +56,8 @@ static void reported(void *ctx, enum action_verdict verdict, const char *text, c
     struct buf out;
     buf_init(&out, 64 << 20);
     buf_printf(&out, "{\"verdict\":\"%s\",\"text\":", names[verdict]);
-    buf_json(&out, text ? text : "", text ? strlen(text) : 0);
+    buf_json(&out, text, strlen(text));
+    free(text);
     buf_adds(&out, ",\"until\":");
     buf_json(&out, until ? until : "", until ? strlen(until) : 0);
     buf_adds(&out, "}");
@@ -85,9 +86,8 @@ static void start(void *ctx, const struct db_reply *held)
                                .args = run->args,
                                .args_len = strlen(run->args),
                                .options = run->options,
-                               .event = run->event,
-                               .event_len = run->event ? strlen(run->event) : 0,
-                               .workflow = json_text(doc, "workflow"),
+                               .event = slice_of(run->event),
+                                                              .workflow = json_text(doc, "workflow"),
                                .class_ = json_text(doc, "class"),
                                .mode = json_text(doc, "mode"),
                                .now = json_text(doc, "now"),

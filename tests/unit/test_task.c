@@ -48,7 +48,14 @@ static void done(void *ctx, struct task *task, enum task_status status, const ch
     f->ended = true;
 }
 
-static const struct task_owner owner = {posted, done};
+static struct slice lend(void *ctx, const char *name)
+{
+    struct fixture *f = ctx;
+    assert_ptr_equal(f, task_running());
+    return slice_of(strcmp(name, "event") == 0 ? "{}" : NULL);
+}
+
+static const struct task_owner owner = {posted, done, lend};
 
 static int set_up(void **state)
 {
@@ -112,6 +119,26 @@ static void a_task_talks_with_its_owner(void **state)
     ends(f, TASK_RETURNED, "two!");
     assert_string_equal("b|one", f->heard[1]);
     assert_string_equal("c", f->heard[2]);
+}
+
+static void its_owner_lends_it_texts(void **state)
+{
+    struct fixture *f = *state;
+    start(f, "return host.lent('event') .. tostring(host.lent('other'))");
+    ends(f, TASK_RETURNED, "{}nil");
+}
+
+static void what_goes_past_it_is_answered_without_its_address(void **state)
+{
+    struct fixture *f = *state;
+    start(f, "local co = coroutine.create(function() return host.ask('a', 'b') end) "
+             "local _, answer = coroutine.resume(co) return answer");
+    run_for(f->loop, 5);
+    assert_string_equal("a|b", f->heard[0]);
+    const struct slice args[] = {slice_of("to"), slice_of("its"), slice_of("scheduler"),
+                                 slice_of("here")};
+    task_resume(f->task, args, 4);
+    ends(f, TASK_RETURNED, "here");
 }
 
 static void answer_at_once(struct fixture *f, struct task *task)
@@ -293,6 +320,8 @@ int main(void)
 #define WITH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         WITH(a_task_talks_with_its_owner),
+        WITH(its_owner_lends_it_texts),
+        WITH(what_goes_past_it_is_answered_without_its_address),
         WITH(an_answer_inside_posted_comes_after_it),
         WITH(what_was_posted_before_the_end_is_heard),
         WITH(an_error_is_its_message_alone),
