@@ -119,6 +119,11 @@ bool actions_use(struct actions *actions, const char *files, struct err *err)
     return true;
 }
 
+void actions_rest(struct actions *actions)
+{
+    vm_rest(actions->newest->vm);
+}
+
 bool actions_on_the_wire(const struct actions *actions)
 {
     for (const struct op *op = actions->ops; op; op = op->next) {

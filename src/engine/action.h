@@ -43,6 +43,8 @@ typedef void action_done_fn(void *ctx, enum action_verdict verdict, char *text, 
 /* files: mappings, actions, company, templates, as {path: source}; NULL: as they are on disk. */
 struct actions *actions_start(const struct engine *engine, const char *files, struct err *err);
 void actions_stop(struct actions *actions);
+/* None will be started for a while: gives back memory. */
+void actions_rest(struct actions *actions);
 /* A request isn't answered yet, or what became of it isn't written. */
 bool actions_on_the_wire(const struct actions *actions);
 /* Other files from the next call on. False: the old ones go on. */

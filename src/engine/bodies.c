@@ -242,6 +242,8 @@ void bodies_put(struct bodies *b, struct body *body)
     must(e->users > 0);
     e->users--;
     e->used_ms = clock_mono_ms();
+    if (e->users == 0 && e->body.vm)
+        vm_rest(e->body.vm);
 }
 
 void bodies_forget(struct bodies *b, void *ctx)

@@ -190,6 +190,8 @@ static void gone(void *ctx, struct instance *instance, bool finished)
     link->next = link->prev = NULL;
     x->live--;
     x->finished += finished;
+    if (x->live == 0)
+        actions_rest(x->host.actions);
     if (!finished || instance_frees_others(instance))
         x->hungry = true; /* it, or what waited for it, may be due sooner than our timer */
     if (x->live == 0 && x->draining && x->idle) {

@@ -6,8 +6,8 @@
  * fails.
  *
  * Most of what Lua allocates is small and lives shortly, and Lua says the size when it frees: small
- * blocks are cut from chunks and kept in one list per size. A chunk goes back with the heap. With
- * a sanitizer every block is malloc's, so that it sees each use of what was freed. */
+ * blocks are cut from chunks and kept in one list per size. A chunk goes back when it is trimmed, or
+ * with the heap. With a sanitizer every block is malloc's, so that it sees each use of what was freed. */
 #include "script/heap.h"
 
 #include <stdlib.h>
@@ -27,19 +27,38 @@
 #define SMALL HEAP_SMALL
 #endif
 
+/* The head of a chunk; its blocks are behind it. */
+struct chunk {
+    struct chunk *next;
+    size_t size;
+};
+
+_Static_assert(sizeof(struct chunk) <= HEAP_STEP, "a chunk's head takes the place of a block");
+
 /* ---- blocks ---- */
+
+static void keep_free(struct heap *heap, void *block, size_t size)
+{
+    size_t class = (size - 1) / HEAP_STEP;
+    memcpy(block, &heap->free[class], sizeof(void *));
+    heap->free[class] = block;
+}
 
 static void *cut(struct heap *heap, size_t size)
 {
-    if ((size_t)(heap->cut_end - heap->cut) < size) {
+    size_t rest = (size_t)(heap->cut_end - heap->cut);
+    if (rest < size) {
         heap->chunk = heap->chunk ? heap->chunk : FIRST_CHUNK;
-        char *chunk = malloc(heap->chunk);
+        struct chunk *chunk = malloc(heap->chunk);
         if (!chunk)
             return NULL;
-        memcpy(chunk, &heap->chunks, sizeof(void *));
+        if (rest)
+            keep_free(heap, heap->cut, rest);
+        *chunk = (struct chunk){heap->chunks, heap->chunk};
         heap->chunks = chunk;
-        heap->cut = chunk + HEAP_STEP;
-        heap->cut_end = chunk + heap->chunk;
+        heap->held += chunk->size;
+        heap->cut = (char *)chunk + HEAP_STEP;
+        heap->cut_end = (char *)chunk + chunk->size;
         if (heap->chunk < LAST_CHUNK)
             heap->chunk *= 2;
     }
@@ -66,9 +85,7 @@ static void block_free(struct heap *heap, void *block, size_t size)
         free(block);
         return;
     }
-    size_t class = (size - 1) / HEAP_STEP;
-    memcpy(block, &heap->free[class], sizeof(void *));
-    heap->free[class] = block;
+    keep_free(heap, block, size);
 }
 
 static void *block_resize(struct heap *heap, void *block, size_t old_size, size_t new_size)
@@ -91,10 +108,108 @@ static void *block_resize(struct heap *heap, void *block, size_t old_size, size_
 void heap_fini(struct heap *heap)
 {
     while (heap->chunks) {
-        void *chunk = heap->chunks;
-        memcpy(&heap->chunks, chunk, sizeof(void *));
+        struct chunk *chunk = heap->chunks;
+        heap->chunks = chunk->next;
         free(chunk);
     }
+}
+
+/* ---- giving back ---- */
+
+/* A chunk, and how much of it is free. */
+struct span {
+    struct chunk *chunk;
+    size_t idle;
+};
+
+struct spans {
+    struct span *list; /* by address */
+    size_t count;
+};
+
+static int by_address(const void *a, const void *b)
+{
+    const struct span *x = a, *y = b;
+    return (x->chunk > y->chunk) - (x->chunk < y->chunk);
+}
+
+static struct span *span_of(const struct spans *spans, const void *block)
+{
+    size_t from = 0, to = spans->count;
+    while (to - from > 1) {
+        size_t middle = from + (to - from) / 2;
+        if ((const char *)spans->list[middle].chunk <= (const char *)block)
+            from = middle;
+        else
+            to = middle;
+    }
+    return &spans->list[from];
+}
+
+static bool is_idle(const struct span *span)
+{
+    return span->idle == span->chunk->size - HEAP_STEP;
+}
+
+static void *next_free(const void *block)
+{
+    void *next;
+    memcpy(&next, block, sizeof(next));
+    return next;
+}
+
+static void count_idle(struct heap *heap, struct spans *spans)
+{
+    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class++)
+        for (void *block = heap->free[class]; block; block = next_free(block))
+            span_of(spans, block)->idle += (class + 1) * HEAP_STEP;
+    if (heap->cut < heap->cut_end)
+        span_of(spans, heap->cut)->idle += (size_t)(heap->cut_end - heap->cut);
+}
+
+/* Takes the blocks of idle chunks out of the lists. */
+static void forget_idle(struct heap *heap, const struct spans *spans)
+{
+    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class++) {
+        void *block = heap->free[class], *next;
+        heap->free[class] = NULL;
+        for (; block; block = next) {
+            next = next_free(block);
+            if (!is_idle(span_of(spans, block)))
+                keep_free(heap, block, (class + 1) * HEAP_STEP);
+        }
+    }
+    if (heap->cut < heap->cut_end && is_idle(span_of(spans, heap->cut)))
+        heap->cut = heap->cut_end = NULL;
+}
+
+void heap_trim(struct heap *heap)
+{
+    struct spans spans = {NULL, 0};
+    for (struct chunk *chunk = heap->chunks; chunk; chunk = chunk->next)
+        spans.count++;
+    spans.list = spans.count ? calloc(spans.count, sizeof(*spans.list)) : NULL;
+    if (!spans.list)
+        return;
+    size_t i = 0;
+    for (struct chunk *chunk = heap->chunks; chunk; chunk = chunk->next)
+        spans.list[i++].chunk = chunk;
+    qsort(spans.list, spans.count, sizeof(*spans.list), by_address);
+    count_idle(heap, &spans);
+    forget_idle(heap, &spans);
+    heap->chunks = NULL;
+    heap->held = 0;
+    for (i = 0; i < spans.count; i++) {
+        struct chunk *chunk = spans.list[i].chunk;
+        if (is_idle(&spans.list[i])) {
+            free(chunk);
+            continue;
+        }
+        chunk->next = heap->chunks;
+        heap->chunks = chunk;
+        heap->held += chunk->size;
+    }
+    free(spans.list);
 }
 
 /* ---- the limit ---- */

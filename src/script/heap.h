@@ -10,6 +10,7 @@
 
 struct heap {
     size_t used, cap;
+    size_t held;                        /* bytes of all chunks */
     void *free[HEAP_SMALL / HEAP_STEP]; /* of the sizes 16, 32, …; each links to the next */
     void *chunks;                       /* what they are cut from */
     char *cut, *cut_end;                /* the rest of the newest chunk */
@@ -24,6 +25,8 @@ void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size);
 /* Whether an error was raised for lack of memory since full was last cleared. */
 bool heap_is_full(struct heap *heap);
 
+/* Gives back the chunks of which nothing is in use. Takes time: each free block is looked at. */
+void heap_trim(struct heap *heap);
 /* Gives all chunks back, after the state was closed. */
 void heap_fini(struct heap *heap);
 

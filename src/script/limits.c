@@ -33,11 +33,13 @@
 #endif
 
 #define TICK_US 4000
-#define MAX_PAUSE 1000     /* percent; Lua knows no more */
-#define GARBAGE (6u << 20) /* may lie about beside little that lives */
-#define BYTES_PER_US 20    /* of a text that is read; it takes a fifth of that */
+#define MAX_PAUSE 1000      /* percent; Lua knows no more */
+#define GARBAGE (32u << 20) /* may lie about in all vms with tasks, beside little that lives */
+#define FEW (6u << 20)      /* in each other, which nobody asks to rest */
+#define BYTES_PER_US 20     /* of a text that is read; it takes a fifth of that */
 
 static struct vm *volatile running; /* the vm that is entered, in this process */
+static size_t sharing;              /* vms with tasks */
 
 /* ---- the clock ---- */
 
@@ -146,13 +148,19 @@ void limits_filled(struct heap *heap)
 
 /* ---- a run ---- */
 
+void limits_share(int by)
+{
+    sharing += (size_t)by;
+}
+
 /* Lua collects when what it uses has doubled. While it uses little, that is all the time, and costs
- * more than the work: then it may be several times as much. Heard by Lua when a collection ends,
- * when what is used is what lives. */
+ * more than the work, as it drives what lives out of the processor's cache: then it may be several
+ * times as much. Heard by Lua when a collection ends, when what is used is what lives. */
 static void set_pause(struct vm *vm)
 {
     size_t lives = vm->heap.used ? vm->heap.used : 1;
-    int pause = lives >= GARBAGE ? 200 : (int)(100 + 100 * (GARBAGE / lives));
+    size_t garbage = vm->tasks ? GARBAGE / sharing : FEW;
+    int pause = lives >= garbage ? 200 : (int)(100 + 100 * garbage / lives);
     pause = pause > MAX_PAUSE ? MAX_PAUSE : pause;
     if (pause != vm->pause)
         lua_gc(vm->L, LUA_GCINC, pause, 0, 0);

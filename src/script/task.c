@@ -143,6 +143,8 @@ struct task *task_start(struct vm *vm, const char *function, const struct slice 
     task->link = &vm->tasks;
     if (vm->tasks)
         vm->tasks->link = &task->next;
+    else
+        limits_share(1);
     vm->tasks = task;
     queue_add(&task->resumes, batch_new(args, nargs));
     defer(task);
@@ -161,6 +163,8 @@ static void unlink_task(struct task *task)
     *task->link = task->next;
     if (task->next)
         task->next->link = task->link;
+    if (!task->vm->tasks)
+        limits_share(-1);
 }
 
 /* One whose function returned may run another; any other is left to the collector. */

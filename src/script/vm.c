@@ -22,6 +22,7 @@
 #define DEFAULT_TOTAL_MS 1000
 #define LOAD_MS 2000 /* for the modules at creation */
 #define MAX_MODULE (1u << 20)
+#define MUCH (4u << 20) /* bytes that are worth giving back */
 
 static const char main_key; /* its address is a registry key */
 
@@ -261,6 +262,22 @@ void vm_free(struct vm *vm)
 size_t vm_memory(const struct vm *vm)
 {
     return vm->heap.used;
+}
+
+size_t vm_held(const struct vm *vm)
+{
+    return vm->heap.held;
+}
+
+void vm_rest(struct vm *vm)
+{
+    if (vm->entered || vm->tasks || vm->heap.held < vm->rested + MUCH)
+        return;
+    while (vm->nidle > 0)
+        luaL_unref(vm->L, LUA_REGISTRYINDEX, vm->idle[--vm->nidle]);
+    lua_gc(vm->L, LUA_GCCOLLECT);
+    heap_trim(&vm->heap);
+    vm->rested = vm->heap.held;
 }
 
 const char *vm_trusted(const struct vm *vm)

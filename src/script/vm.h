@@ -34,7 +34,10 @@ struct slice slice_of(const char *text); /* NULL gives {NULL, 0}, which is nil i
 
 struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err);
 void vm_free(struct vm *vm); /* cancels its tasks */
-size_t vm_memory(const struct vm *vm);
+size_t vm_memory(const struct vm *vm); /* that is in use */
+size_t vm_held(const struct vm *vm);   /* of its small blocks, in use or not */
+/* Gives back what a busy time has left, if that is much and no task is under way. */
+void vm_rest(struct vm *vm);
 /* SHA-256 over the trusted modules that it has loaded, 64 hex digits. */
 const char *vm_trusted(const struct vm *vm);
 

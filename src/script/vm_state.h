@@ -29,6 +29,7 @@ struct vm {
     int64_t used_us;             /* what its task has used before */
     int64_t may_us, may_total_us;
     size_t settled;   /* memory in use after the last full collection that vm_enter made */
+    size_t rested;    /* memory held after the last vm_rest */
     char killed[200]; /* why this run has to end; "" while it may go on */
     char place[120];  /* where it was when it had taken half of the memory */
 };
@@ -44,6 +45,8 @@ int64_t vm_leave(struct vm *vm);
 void vm_give(struct vm *vm, size_t bytes);
 /* Starts the clock that all runs of this process are watched by; once is enough. */
 bool limits_start(struct err *err);
+/* One vm more or less has tasks: those share what garbage there may be. */
+void limits_share(int by);
 void limits_open(lua_State *L);        /* makes `coroutine` known to the limits; may raise */
 void limits_filled(struct heap *heap); /* heap.filled of a vm */
 

@@ -89,6 +89,11 @@ static void written(void *ctx, const struct db_reply *reply)
     }
 }
 
+void actions_rest(struct actions *actions)
+{
+    (void)actions;
+}
+
 struct action *action_start(struct actions *actions, const struct action_call *call,
                             action_done_fn *done, void *ctx)
 {

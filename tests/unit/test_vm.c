@@ -141,6 +141,27 @@ static void memory_has_an_end(void **state)
     vm_free(f.vm);
 }
 
+static void rest_gives_back_what_a_busy_time_took(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct buf out;
+    vm_up(&f, &(struct vm_options){.main = "probe", .lua_dir = FIXTURE_DIR, .burst_ms = 20000});
+    buf_init(&out, 100);
+    struct slice arg = slice_of("kept = {} for i = 1, 1000 do kept[i] = { 'kept', i } end "
+                                "local t = {} for i = 1, 100000 do t[i] = { i } end");
+    assert_true(vm_call(f.vm, "eval", &arg, 1, NULL, &f.err));
+    size_t before = vm_held(f.vm);
+    vm_rest(f.vm);
+    assert_true(before == 0 || vm_held(f.vm) < before / 4); /* 0: each block is malloc's */
+    arg = slice_of("local sum = 0 for i = 1, 1000 do sum = sum + kept[i][2] end "
+                   "local t = {} for i = 1, 1000 do t[i] = { i } end return sum");
+    assert_true(vm_call(f.vm, "eval", &arg, 1, &out, &f.err));
+    assert_string_equal("500500", out.data);
+    buf_fini(&out);
+    vm_free(f.vm);
+}
+
 static void garbage_is_no_exhaustion(void **state)
 {
     (void)state;
@@ -202,6 +223,7 @@ int main(void)
         cmocka_unit_test(trusted_lua_has_no_files_and_no_programs),
         cmocka_unit_test(an_endless_loop_ends),
         cmocka_unit_test(memory_has_an_end),
+        cmocka_unit_test(rest_gives_back_what_a_busy_time_took),
         cmocka_unit_test(garbage_is_no_exhaustion),
         cmocka_unit_test(recursion_ends),
         cmocka_unit_test(any_bytes_go_in_and_out),
