@@ -131,6 +131,14 @@ function M.step(action, name, input, options)
   return state, output, request
 end
 
+--- Keeps which request an error value is about.
+---@param err table
+---@param request table
+function M.blame(err, request)
+  current.raised = current.raised or {}
+  current.raised[err] = request
+end
+
 --- Makes a task the running one.
 ---@param task table
 function M.enter(task)

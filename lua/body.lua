@@ -142,7 +142,7 @@ local function ended(value)
 end
 
 local function failed(task, err)
-  local request = task.raised[err]
+  local request = task.raised and task.raised[err]
   if not request then
     return stuck("script_error", text_of(err))
   end
@@ -205,7 +205,7 @@ local function run_body(task, d, h)
   elseif ok then
     return ended(value)
   end
-  local request = task.raised[value]
+  local request = task.raised and task.raised[value]
   if not request or not d.on_error then
     return failed(task, value)
   end

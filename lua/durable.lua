@@ -15,7 +15,7 @@ local function failed(err, action, request)
   if type(err) ~= "table" then
     err = { action = action, code = "unavailable", message = tostring(err) }
   end
-  running().raised[err] = request
+  asking.blame(err, request)
   error(err, 0)
 end
 
@@ -68,7 +68,7 @@ end
 --- Raises an error that came out of the record, as the failure of the request before it.
 ---@param err table {action, code, message}
 function M.raise_result(err)
-  running().raised[err] = running().answered
+  asking.blame(err, running().answered)
   error(err, 0)
 end
 
@@ -156,7 +156,7 @@ end
 ---@param event table
 function M.new(workflow, instance, now, event)
   return { workflow = workflow, instance = instance, event = event, now = now, due = now,
-    raised = {}, entities = {}, running = false, loading = false, pure = false, over = false,
+    raised = false, entities = false, running = false, loading = false, pure = false, over = false,
     ready = false, pending = false, asked = false, straight = false }
 end
 

@@ -120,7 +120,7 @@ function M.step(name, options, f)
     state, output = yield(request)
   end
   if state == "failed" then
-    running().raised[output] = request
+    asking.blame(output, request)
     error(output, 0)
   end
   return output.value

@@ -16,16 +16,23 @@ local NUMBERS = asking.NUMBERS
 
 local ENDED = {} -- what a branch's coroutine yields before the value of its function
 local MAX_IDLE = 256
+local NONE = {}  -- the lists of a task before there is something in them
 local idle = {}  -- coroutines of branches that have ended; they run others
 
 local function live(f, ...)
   return live(yield(ENDED, f(...)))
 end
 
-local function spawn(task, path, f, group, index, ...)
-  local branch = { path = path, ordinal = 0, names = {}, group = group, index = index,
-    co = table.remove(idle) or coroutine.create(live) }
-  task.ready[#task.ready + 1] = { branch, f, ... }
+local function coroutine_of_branch()
+  return table.remove(idle) or coroutine.create(live)
+end
+
+-- A branch that can go on, with what it is given.
+local function make_ready(task, branch, given)
+  if task.ready == NONE then
+    task.ready = {}
+  end
+  task.ready[#task.ready + 1] = { branch, given }
 end
 
 local function result_of(task, branch, ok, value)
@@ -38,7 +45,7 @@ local function result_of(task, branch, ok, value)
     end
     group.left = group.left - 1
     if group.left == 0 then
-      task.ready[#task.ready + 1] = { group.parent, group }
+      make_ready(task, group.parent, group)
     end
     return
   end
@@ -59,10 +66,11 @@ local function spawn_all(task, branch, request)
   end)
   for _, k in ipairs(keys) do
     group.left = group.left + 1
-    spawn(task, request.path .. "/" .. tostring(k), request.functions[k], group, k)
+    make_ready(task, { path = request.path .. "/" .. tostring(k), ordinal = 0, names = {},
+      group = group, index = k, co = coroutine_of_branch() }, request.functions[k])
   end
   if #keys == 0 then
-    task.ready[#task.ready + 1] = { branch, group }
+    make_ready(task, branch, group)
   end
 end
 
@@ -82,6 +90,9 @@ local function go_on(task, branch, ...)
   elseif request.kind == "diverged" then
     task.over = { diverged = request }
   else
+    if task.pending == NONE then
+      task.pending, task.asked = {}, {}
+    end
     task.pending[branch.path] = request
     task.asked[#task.asked + 1] = request
   end
@@ -91,7 +102,7 @@ end
 local function run_ready(task)
   while task.ready[1] and not task.over do
     local next_ = table.remove(task.ready, 1)
-    go_on(task, next_[1], table.unpack(next_, 2))
+    go_on(task, next_[1], next_[2])
   end
 end
 
@@ -230,8 +241,8 @@ local function replay(task, path, f, history, straight, ...)
   durable.enter(task)
   task.over = false
   task.straight = straight and not history[1]
-  task.ready, task.pending, task.asked = {}, {}, {}
-  spawn(task, path, f, nil, nil, ...)
+  task.ready, task.pending, task.asked = NONE, NONE, NONE
+  go_on(task, { path = path, ordinal = 0, names = {}, co = coroutine_of_branch() }, f, ...)
   run_ready(task)
   local position = 1
   while history[position] and not task.over do

@@ -5,9 +5,15 @@ local M = {}
 
 local raise = durable.raise
 
+-- Which entity each record of an event is.
+local function entities_of(task)
+  task.entities = task.entities or {}
+  return task.entities
+end
+
 -- Remembers which entity each record of an event is, for fresh().
 local function learn(task, event)
-  local entities = task.entities
+  local entities = entities_of(task)
   for name, record in pairs(event) do
     if type(record) == "table" and name ~= "old" and name ~= "changed" and name ~= "data" then
       entities[record] = name
@@ -48,7 +54,7 @@ function M.add(api)
       raise("fresh takes an event or one of its records")
     end
     local task = durable.task()
-    local entities = task.entities
+    local entities = entities_of(task)
     if entities[what] then
       local entity = entities[what]
       local record = durable.step("fresh", { entity = entity, id = what.id }, {})
