@@ -1,10 +1,10 @@
 -- Asking: hands the requests of a body on, and knows whose Lua is running.
 --
--- A request goes to the scheduler of its task by a yield, which returns what was recorded for it, on
--- the first run as in a replay. Most steps are asked for when there is nothing to schedule: the record
--- has nothing more to say and the branch is the only one. Such a step goes straight to the task's owner.
+-- A request goes to the scheduler of its task, which returns what was recorded for it, on the first run
+-- as in a replay. Most steps are asked for when there is nothing to schedule: the record has nothing
+-- more to say and the branch is the only one. Such a step goes straight to the task's owner.
 --
--- Stop, divergence and the end of a task are never errors: the branch yields and isn't resumed.
+-- Stop, divergence and the end of a task are never errors: the branch doesn't go on.
 local M = {}
 
 local json, hash, ask_owner = host.json, host.hash, host.ask
@@ -83,14 +83,27 @@ local function begin(word)
   return branch, ordinal
 end
 
---- Hands a request to the scheduler and returns what was recorded for it: its state and output.
+--- How the body's function waits, which runs in the task's own coroutine; scheduler.lua says it.
+---@type function(task, request): any, any
+M.wait = nil
+
+--- Hands something to the scheduler and returns what the branch goes on with, if it does.
+---@param request table {kind, …}
+function M.hand(request)
+  if current.running.co then
+    return yield(request)
+  end
+  return M.wait(current, request)
+end
+
+--- Asks the scheduler and returns what was recorded for it: its state and output.
 ---@param request table {kind, word, input, …}
 function M.ask(request)
   local branch, ordinal = begin(request.word)
   request.branch, request.ordinal = branch, ordinal
   request.name = request.name or count_name(branch, request.word)
   request.hash = hash(request.input)
-  local state, output = yield(request)
+  local state, output = M.hand(request)
   current.answered = request
   if state == "other" then -- something else was recorded here
     local name, other = request.name, output
@@ -98,7 +111,7 @@ function M.ask(request)
     if name == other.name then
       message = where("asks for " .. name .. " with other arguments than were recorded")
     end
-    yield({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
+    M.hand({ kind = "diverged", message = message .. "; 'moonwright workflows diff "
       .. current.workflow .. "' shows the change", request = request, other = other })
   end
   return state, output

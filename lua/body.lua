@@ -167,73 +167,87 @@ local function histories(history_json)
   return h
 end
 
--- Runs what the body left to be undone, the last first: nil, or what it came to instead of an end.
-local function undo(task, h)
+-- What a run ends as is told by whoever runs last, so what follows a run is given to it: `rest` goes on
+-- where the run returns, and where it ends the instance itself and is left.
+
+-- Runs what the body left to be undone, the last first.
+local function undo(task, rest)
   local undos = task.undos
   task.undos = false
   if not undos then
-    return nil
+    return rest()
   end
   local ok, value = scheduler.run(task, "undo", function()
     for i = #undos, 1, -1 do
       undos[i]()
     end
-  end, h.undo)
-  return ok == false and failed(task, value) or nil
+  end, task.histories.undo, rest)
+  return ok and rest() or failed(task, value)
 end
 
-local function stop_and(task, d, h, by)
-  if d.on_stop then
-    local ok, value = scheduler.run(task, "on_stop", d.on_stop, h.on_stop, task.event, by)
-    if ok == false then
-      return failed(task, value)
+local function stop_by(task, by, rest)
+  local on_stop = task.declared.on_stop
+  if not on_stop then
+    return rest()
+  end
+  local ok, value = scheduler.run(task, "on_stop", on_stop, task.histories.on_stop, rest, task.event, by)
+  return ok and rest() or failed(task, value)
+end
+
+-- The body has ended itself by stop, fail or continue_as.
+local function ended_itself(task, result)
+  local function rest()
+    return json.encode(result)
+  end
+  return undo(task, function()
+    if result.state == "stopped" then
+      return stop_by(task, { name = "stop", reason = result.reason }, rest)
     end
-  end
+    return rest()
+  end)
 end
 
--- The body has ended itself by stop or fail.
-local function ended_itself(task, d, h, result)
-  local by = { name = "stop", reason = result.reason }
-  return undo(task, h) or result.state == "stopped" and stop_and(task, d, h, by)
-    or json.encode(result)
-end
-
-local function run_body(task, d, h)
-  local ok, value = scheduler.run(task, "", d.run, h.run, task.event)
-  if ok == nil then
-    return ended_itself(task, d, h, value)
-  elseif ok then
-    return ended(value)
-  end
-  local request = task.raised and task.raised[value]
-  if not request or not d.on_error then
-    return failed(task, value)
-  end
-  local err = value
-  ok, value = scheduler.run(task, "on_error", d.on_error, h.on_error, task.event, err)
-  if ok == nil then
-    return ended_itself(task, d, h, value)
-  elseif not ok then
+local function run_on_error(task, err)
+  local ok, value = scheduler.run(task, "on_error", task.declared.on_error, task.histories.on_error,
+    ended_itself, task.event, err)
+  if not ok then
     return failed(task, value)
   elseif value == "failed" then
-    return undo(task, h) or json.encode({ state = "failed", reason = text_of(err) })
+    return undo(task, function()
+      return json.encode({ state = "failed", reason = text_of(err) })
+    end)
   elseif value == "done" then
     return json.encode({ state = "done" })
   end
   return failed(task, err)
 end
 
+local function run_body(task)
+  local ok, value = scheduler.run(task, "", task.declared.run, task.histories.run, ended_itself,
+    task.event)
+  if ok then
+    return ended(value)
+  elseif task.raised and task.raised[value] and task.declared.on_error then
+    return run_on_error(task, value)
+  end
+  return failed(task, value)
+end
+
 -- The body is run through its record for what there is to undo. on_stop ends as it was going to: the
 -- instance is stopped.
-local function run_stop(task, d, h, by)
+local function run_stop(task, by)
+  local function stopped()
+    return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
+  end
+  local function rest()
+    return undo(task, function()
+      return stop_by(task, by, stopped)
+    end)
+  end
   if version.undoes then
-    scheduler.replay(task, "", d.run, h.run, task.event)
+    scheduler.replay(task, "", task.declared.run, task.histories.run, rest, task.event)
   end
-  local other = undo(task, h) or stop_and(task, d, h, by)
-  if other then
-    return other
-  end
-  return json.encode({ state = by.name == "cancelled" and "cancelled" or "stopped", reason = by.name })
+  return rest()
 end
 
 local function lent_event()
@@ -255,14 +269,15 @@ function M.run(instance, history_json, phase, now, by_json)
     return stuck("script_error", text_of(d))
   end
   local h = histories(history_json)
+  task.declared, task.histories = d, h
   if phase == "on_stop" then
     local last = h.run[#h.run]
     if last and not version.undoes then
       task.now, task.due = last[7], last[7]
     end
-    return run_stop(task, d, h, records.event(task, json.decode(by_json)))
+    return run_stop(task, records.event(task, json.decode(by_json)))
   end
-  return run_body(task, d, h)
+  return run_body(task)
 end
 
 --- @param instance string

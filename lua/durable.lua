@@ -4,7 +4,7 @@ local M = {}
 local asking = require "ask"
 
 local json, hash = host.json, host.hash
-local isyieldable, yield = coroutine.isyieldable, coroutine.yield
+local isyieldable = coroutine.isyieldable
 local ask, encode, running = asking.ask, asking.encode, asking.task
 local NOTHING = json.encode({})
 
@@ -88,12 +88,12 @@ end
 ---@param functions table
 function M.all(functions)
   local task = running()
-  if task.pure or not isyieldable() then
+  if task.pure or task.loading or not isyieldable() then
     M.raise("all can't be used here")
   end
   local branch = task.running
   branch.ordinal = branch.ordinal + 1
-  local group = yield({ kind = "all", functions = functions,
+  local group = asking.hand({ kind = "all", functions = functions,
     path = (branch.path == "" and "" or branch.path .. "/") .. branch.ordinal })
   if group.failed then
     error(group.failure, 0)
@@ -105,23 +105,24 @@ end
 ---@param state string "stopped" or "failed"
 ---@param reason? string
 function M.finish(state, reason)
-  if running().pure or not isyieldable() then
+  local task = running()
+  if task.pure or task.loading or not isyieldable() then
     M.raise("the instance can't be ended here")
   end
-  yield({ kind = "end", state = state, reason = reason })
+  asking.hand({ kind = "end", state = state, reason = reason })
 end
 
 --- Ends this run and begins the next, with an event of its own and an empty history.
 ---@param event table
 function M.continue(event)
   local task = running()
-  if task.pure or not isyieldable() then
+  if task.pure or task.loading or not isyieldable() then
     M.raise("continue_as can't be used here")
   elseif task.undos then
     M.raise("continue_as would forget what compensate has kept; leave undoing to one run")
   end
   encode(event, "continue_as")
-  yield({ kind = "end", state = "continue", event = event })
+  asking.hand({ kind = "end", state = "continue", event = event })
 end
 
 --- Keeps what undoes a step, for the case that the instance is stopped or fails.
@@ -149,15 +150,16 @@ function M.random()
   return ((seed * 0x2545F4914F6CDD1D) >> 11) * (1.0 / (1 << 53))
 end
 
---- A task: what one run of a body has of its own.
+--- A task: what one run of a body has of its own. Its fields are 16, as a table of 17 is twice as
+--- large; what few have comes later: raised, entities, undos, answered.
 ---@param workflow string its name
 ---@param instance string
 ---@param now string UTC
 ---@param event table
 function M.new(workflow, instance, now, event)
   return { workflow = workflow, instance = instance, event = event, now = now, due = now,
-    raised = false, entities = false, running = false, loading = false, pure = false, over = false,
-    ready = false, pending = false, asked = false, straight = false }
+    declared = false, histories = false, running = false, main = false, loading = false, pure = false,
+    over = false, ready = false, pending = false, asked = false, straight = false }
 end
 
 return M

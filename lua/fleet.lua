@@ -39,6 +39,8 @@ local function replay(instance)
     return posts, { state = "stuck", reason = { message = tostring(got[2]) } }
   elseif coroutine.status(co) == "dead" then
     return posts, json.decode(got[2])
+  elseif got[2] == "ended" then
+    return posts, json.decode(got[3])
   elseif got.n > 1 then
     posts[#posts + 1] = table.pack(table.unpack(got, 2))
   end

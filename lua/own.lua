@@ -11,7 +11,7 @@ local http = require "http"
 local M = {}
 
 local json, hash = host.json, host.hash
-local isyieldable, yield = coroutine.isyieldable, coroutine.yield
+local isyieldable = coroutine.isyieldable
 local encode, raise, running = asking.encode, asking.raise, asking.task
 local NOTHING = json.encode({})
 local INSIDE = "inside step only own code and http may run"
@@ -36,7 +36,7 @@ local function ask(task, own, word, asked)
     input = encode(asked, word), options = own.options }
   look(own)
   task.pure = false
-  local state, answer = yield(request)
+  local state, answer = asking.hand(request)
   task.pure = INSIDE
   own.before = host.upvalues(own.f)
   if state == "failed" then
@@ -117,7 +117,7 @@ function M.step(name, options, f)
   if state == M.RUN then
     local said = { retries = options.retries, timeout = options.timeout }
     run(running(), { request = request, f = f, calls = 0, options = json.encode(said) })
-    state, output = yield(request)
+    state, output = asking.hand(request)
   end
   if state == "failed" then
     asking.blame(output, request)

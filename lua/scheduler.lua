@@ -1,113 +1,28 @@
--- Runs one instance's body: its branches are coroutines, its completions come from the record.
+-- Runs one instance's body: its branches, and what comes to them from the record and from the owner.
 --
--- A branch runs until it asks for something. When all branches are blocked, the next completion is
--- handed over: first those of the history, in the order of their seq, then those that the owner
--- resumes us with, which come in the same order. Only what the history doesn't answer is posted.
--- So a body can't tell a replay from its first run.
+-- The body's function runs in the coroutine of the task, the branches of `all` in coroutines of their
+-- own. A branch runs until it asks for something. When all are blocked, the next completion is handed
+-- over: first those of the history, in the order of their seq, then those that the owner resumes us
+-- with, which come in the same order. Only what the history doesn't answer is posted. So a body can't
+-- tell a replay from its first run.
+--
+-- The body's function asks by a call of `wait`, and all the rest goes on on top of it. When the
+-- instance ends meanwhile, the function is left where it is: what follows is done there, and told.
 local asking = require "ask"
-local durable = require "durable"
+local branches = require "branches"
 local own = require "own"
 
 local M = {}
 
 local json = host.json
-local resume, yield = coroutine.resume, coroutine.yield
-local NUMBERS = asking.NUMBERS
+local yield = coroutine.yield
+local NUMBERS, NONE = asking.NUMBERS, branches.NONE
+local go_on, run_ready, take = branches.go_on, branches.run_ready, branches.take
 
-local ENDED = {} -- what a branch's coroutine yields before the value of its function
-local MAX_IDLE = 256
-local NONE = {}  -- the lists of a task before there is something in them
-local idle = {}  -- coroutines of branches that have ended; they run others
+-- What comes --------------------------------------------------------------------------------------
 
-local function live(f, ...)
-  return live(yield(ENDED, f(...)))
-end
-
-local function coroutine_of_branch()
-  return table.remove(idle) or coroutine.create(live)
-end
-
--- A branch that can go on, with what it is given.
-local function make_ready(task, branch, given)
-  if task.ready == NONE then
-    task.ready = {}
-  end
-  task.ready[#task.ready + 1] = { branch, given }
-end
-
-local function result_of(task, branch, ok, value)
-  if branch.group then
-    local group = branch.group
-    if ok then
-      group.results[branch.index] = value
-    elseif not group.failed then
-      group.failed, group.failure = true, value
-    end
-    group.left = group.left - 1
-    if group.left == 0 then
-      make_ready(task, group.parent, group)
-    end
-    return
-  end
-  task.over = { ok = ok, value = value }
-end
-
-local function spawn_all(task, branch, request)
-  local group = { parent = branch, left = 0, results = {} }
-  local keys = {}
-  for k in pairs(request.functions) do
-    keys[#keys + 1] = k
-  end
-  table.sort(keys, function(a, b)
-    if math.type(a) == math.type(b) and type(a) == type(b) then
-      return a < b
-    end
-    return type(a) == "number"
-  end)
-  for _, k in ipairs(keys) do
-    group.left = group.left + 1
-    make_ready(task, { path = request.path .. "/" .. tostring(k), ordinal = 0, names = {},
-      group = group, index = k, co = coroutine_of_branch() }, request.functions[k])
-  end
-  if #keys == 0 then
-    make_ready(task, branch, group)
-  end
-end
-
--- Runs one branch until it blocks or ends.
-local function go_on(task, branch, ...)
-  task.running = branch
-  local ok, request, value = resume(branch.co, ...)
-  if not ok then
-    result_of(task, branch, false, request)
-  elseif request == ENDED then
-    idle[#idle + 1] = #idle < MAX_IDLE and branch.co or nil
-    result_of(task, branch, true, value)
-  elseif request.kind == "all" then
-    spawn_all(task, branch, request)
-  elseif request.kind == "end" then
-    task.over = { result = { state = request.state, reason = request.reason, event = request.event } }
-  elseif request.kind == "diverged" then
-    task.over = { diverged = request }
-  else
-    if task.pending == NONE then
-      task.pending, task.asked = {}, {}
-    end
-    task.pending[branch.path] = request
-    task.asked[#task.asked + 1] = request
-  end
-end
-
--- Runs what is ready until all branches are blocked or the body has ended.
-local function run_ready(task)
-  while task.ready[1] and not task.over do
-    local next_ = table.remove(task.ready, 1)
-    go_on(task, next_[1], next_[2])
-  end
-end
-
--- Hands one completion to the branch that waits for it, and runs on. Only what comes from the record
--- has a name and a hash: they must be those that are asked for now.
+-- Hands one completion to the branch that waits for it. Only what comes from the record has a name and
+-- a hash: they must be those that are asked for now.
 local function deliver(task, path, ordinal, name, hash, state, at, output)
   local request = task.pending[path]
   if not request or request.ordinal ~= ordinal then
@@ -129,7 +44,6 @@ local function deliver(task, path, ordinal, name, hash, state, at, output)
     end
     go_on(task, request.branch, state, output)
   end
-  run_ready(task)
 end
 
 -- Hands the answer of a call to the step's function that waits for it. It is no completion: nothing of
@@ -138,8 +52,39 @@ local function answer(task, path, state, output)
   local request = task.pending[path]
   task.pending[path] = nil
   go_on(task, request.branch, state, output)
-  run_ready(task)
 end
+
+local function judge(task, branch, ordinal, event_json)
+  local request = task.pending[branch]
+  local it = json.decode(event_json)
+  local verdict = "not ours"
+  if request and request.ordinal == ordinal and request.when then
+    task.pure = "'when' may only look at its event"
+    local ok, value = pcall(request.when, it, task.event)
+    task.pure = false
+    if not ok then
+      verdict = "error: " .. (type(value) == "string" and value or "'when' raised a " .. type(value))
+    elseif value then
+      verdict = "ours"
+    end
+  end
+  host.post("verdict", "wait", branch, tostring(ordinal), it.id, verdict)
+end
+
+-- What the owner resumes us with.
+local function hear(task, kind, a, b, c, d, e)
+  asking.enter(task)
+  if kind == "judge" then
+    judge(task, b, math.tointeger(c), d)
+    return hear(task, yield())
+  elseif kind == "done" then
+    deliver(task, a, math.tointeger(b), nil, nil, d, c, json.decode(e))
+  elseif kind == "answer" then
+    answer(task, a, b, json.decode(c))
+  end
+end
+
+-- What goes ---------------------------------------------------------------------------------------
 
 -- What is posted of a request.
 local message = {
@@ -166,63 +111,51 @@ local message = {
   end,
 }
 
--- Runs the own steps that the record doesn't answer. What is left to be posted: one request, as
--- mostly, or a list of several or none.
-local function take_asked(task)
-  local asked = task.asked
-  local only = asked[1]
-  if only and not asked[2] and only.kind ~= "own" and task.pending[only.branch.path] == only then
-    asked[1] = nil
-    return only
-  end
-  local outgoing = {}
-  while task.asked[1] and not task.over do
-    asked, task.asked = task.asked, {}
-    for _, request in ipairs(asked) do
-      local open = task.pending[request.branch.path] == request -- the record didn't answer it
-      if open and request.kind == "own" then
-        go_on(task, request.branch, own.RUN)
-        run_ready(task)
-      elseif open then
-        outgoing[#outgoing + 1] = request
-      end
+-- Runs an own step that the record doesn't answer; false: none is asked for.
+local function run_own(task)
+  for i, request in ipairs(task.asked) do
+    if request.kind == "own" and task.pending[request.branch.path] == request then
+      table.remove(task.asked, i)
+      go_on(task, request.branch, own.RUN)
+      return true
     end
   end
-  return not outgoing[2] and outgoing[1], outgoing
+  return false
 end
 
--- Posts requests and waits for what the owner resumes us with. A turn that posts one request posts
--- just that; any other begins with how many follow, so that the owner knows when the turn is over.
-local function post(task, only, several)
-  if only then
-    return yield(message[only.kind](task, only))
+-- Posts what is asked for and waits for what the owner resumes us with. A turn that posts one request
+-- posts just that; any other begins with how many follow, so that the owner knows when it is over.
+local function exchange(task)
+  local open = {}
+  for _, request in ipairs(task.asked) do
+    if task.pending[request.branch.path] == request then -- the record didn't answer it
+      open[#open + 1] = request
+    end
   end
-  host.post("batch", NUMBERS[#several])
-  for _, request in ipairs(several) do
+  if task.asked[1] then
+    task.asked = {}
+  end
+  local only = not open[2] and open[1]
+  if only then
+    return hear(task, yield(message[only.kind](task, only)))
+  end
+  host.post("batch", NUMBERS[#open])
+  for _, request in ipairs(open) do
     host.post(message[request.kind](task, request))
   end
-  return yield()
+  return hear(task, yield())
 end
 
-local function judge(task, branch, ordinal, event_json)
-  local request = task.pending[branch]
-  local it = json.decode(event_json)
-  local verdict = "not ours"
-  if request and request.ordinal == ordinal and request.when then
-    task.pure = "'when' may only look at its event"
-    local ok, value = pcall(request.when, it, task.event)
-    task.pure = nil
-    if not ok then
-      verdict = "error: " .. (type(value) == "string" and value or "'when' raised a " .. type(value))
-    elseif value then
-      verdict = "ours"
-    end
+-- The end -----------------------------------------------------------------------------------------
+
+-- The body's function never goes on.
+local function leave()
+  while true do
+    yield()
   end
-  host.post("verdict", "wait", branch, tostring(ordinal), it.id, verdict)
 end
 
-local function diverged(task)
-  local d = task.over.diverged
+local function diverged(d)
   local reason = { code = "diverged", message = d.message, can = json.array({ "migrate", "cancel" }) }
   if d.other then
     reason.recorded = { branch = d.other.branch, ordinal = d.other.ordinal, name = d.other.name }
@@ -231,75 +164,94 @@ local function diverged(task)
     reason.asked = { branch = d.request.branch.path, ordinal = d.request.ordinal, name = d.request.name }
   end
   host.post("diverged", json.encode(reason))
-  while true do
-    yield()
-  end
+  leave()
 end
 
--- Runs a function through what was recorded of it. `straight`: it goes on behind that.
-local function replay(task, path, f, history, straight, ...)
-  durable.enter(task)
-  task.over = false
-  task.straight = straight and not history[1]
-  task.ready, task.pending, task.asked = NONE, NONE, NONE
-  go_on(task, { path = path, ordinal = 0, names = {}, co = coroutine_of_branch() }, f, ...)
-  run_ready(task)
-  local position = 1
-  while history[position] and not task.over do
-    local s = history[position]
+-- The function is left: what comes after it is told instead of being returned.
+local function go_past(task, result)
+  yield("ended", task.main.ends(task, result))
+  leave()
+end
+
+-- Running -----------------------------------------------------------------------------------------
+
+-- Brings the next completion, from the record or from the owner.
+local function advance(task)
+  local main = task.main
+  local s = main.history[main.position]
+  if s then
+    main.position = main.position + 1
+    host.burst()
     deliver(task, s[2], s[3], s[4], s[5], s[6], s[7], s[8])
-    position = position + 1
-  end
-  local s = history[position]
-  if s and not task.over.diverged then
-    task.over = { diverged = { message = "the body ended before " .. s[4] .. ", which was recorded",
-      other = { branch = s[2], ordinal = s[3], name = s[4] } } }
+  elseif not main.live then
+    go_past(task)
+  else
+    task.straight = true
+    if not run_own(task) then
+      exchange(task)
+    end
   end
 end
 
---- Runs a function through what was recorded of it, and no further: nothing is asked for.
+-- The body's function asks: state and output of what was recorded, once it is its turn.
+local function wait(task, request)
+  local main = task.main
+  main.answered = false
+  take(task, main, request)
+  while true do
+    run_ready(task)
+    local over = task.over
+    if over and over.diverged then
+      diverged(over.diverged)
+    elseif over then
+      go_past(task, over.result)
+    elseif main.answered then
+      break
+    end
+    advance(task)
+  end
+  task.running = main
+  return main.state, main.output
+end
+
+asking.wait = wait
+
+local function run(task, path, f, history, ends, is_live, ...)
+  local main = { path = path, ordinal = 0, names = {}, history = history, position = 1, ends = ends,
+    live = is_live }
+  task.main, task.running, task.over = main, main, false
+  task.ready, task.pending, task.asked = NONE, NONE, NONE
+  task.straight = is_live and not history[1]
+  asking.enter(task)
+  local ok, value = pcall(f, ...)
+  local s = history[main.position]
+  if s then
+    diverged({ message = "the body ended before " .. s[4] .. ", which was recorded",
+      other = { branch = s[2], ordinal = s[3], name = s[4] } })
+  end
+  return ok, value
+end
+
+--- Runs a function through what was recorded of it, and no further: nothing is asked for. It returns
+--- when the function does; else `ends(task)` goes on, and tells how the instance ends.
 ---@param task table
 ---@param path string
 ---@param f function
 ---@param history table
-function M.replay(task, path, f, history, ...)
-  replay(task, path, f, history, false, ...)
-  if task.over and task.over.diverged then
-    diverged(task)
-  end
+---@param ends function
+function M.replay(task, path, f, history, ends, ...)
+  run(task, path, f, history, ends, false, ...)
 end
 
---- Runs a function as the body `path` to its end: (true, value), (false, error), or
---- (nil, {state, reason}) when the body ended itself.
----@param task table from M.new
+--- Runs a function as the body `path` to its end: (true, value) or (false, error). When it ends the
+--- instance itself, `ends(task, {state, reason, event})` goes on instead, and tells how it ends.
+---@param task table from durable.new
 ---@param path string "" for run
 ---@param f function
 ---@param history table completions, oldest first: {seq, branch, ordinal, name, hash, state, at, output}
-function M.run(task, path, f, history, ...)
-  replay(task, path, f, history, true, ...)
-  task.straight = true
-  local kind, a, b, c, d, e
-  while true do
-    if kind == "judge" then
-      judge(task, b, math.tointeger(c), d)
-      kind, a, b, c, d, e = yield()
-    else
-      local only, several = take_asked(task)
-      local over = task.over
-      if over and over.diverged then
-        diverged(task)
-      elseif over then
-        return over.ok, over.result or over.value
-      end
-      kind, a, b, c, d, e = post(task, only, several)
-    end
-    durable.enter(task)
-    if kind == "done" then
-      deliver(task, a, math.tointeger(b), nil, nil, d, c, json.decode(e))
-    elseif kind == "answer" then
-      answer(task, a, b, json.decode(c))
-    end
-  end
+---@param ends function
+function M.run(task, path, f, history, ends, ...)
+  return run(task, path, f, history, ends, true, ...)
 end
 
 return M

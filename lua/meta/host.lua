@@ -61,6 +61,14 @@ function host.upvalues(f) end
 ---@param ... string|number|nil
 function host.post(...) end
 
+---What comes is another turn of a body that is replayed, with a budget of its own. In a vm only.
+function host.burst() end
+
+---A coroutine.yield of the task itself whose answer lacks what says who asked. In a vm only.
+---@param ... string?
+---@return string ...
+function host.ask(...) end
+
 ---What the owner of the task lends it. In a vm only.
 ---@param name string "event": of its instance, as JSON; of an action call also "owner", "now", "options"
 ---@return string?

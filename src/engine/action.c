@@ -320,23 +320,10 @@ static void task_ended(void *ctx, struct task *task, enum task_status status, co
     }
 }
 
-// What most actions never look at.
 static struct slice lend(void *ctx, const char *name)
 {
     struct action *action = ctx;
-    const struct action_call *call = &action->call;
-    if (strcmp(name, "event") == 0) {
-        return call->event;
-    } else if (strcmp(name, "now") == 0) {
-        return slice_of(call->now);
-    } else if (strcmp(name, "options") == 0) {
-        return slice_of(call->options);
-    }
-    must(strcmp(name, "owner") == 0);
-    if (!action->owner) { // unique for the step
-        action->owner = xprintf("%s/%d/%s", call->instance, call->run, call->step);
-    }
-    return slice_of(action->owner);
+    return action_lend(&action->call, name, &action->owner);
 }
 
 struct action *action_start(struct actions *actions, const struct action_call *call,

@@ -17,8 +17,8 @@ struct action_call {
     const char *name; /* "sms.send" */
     const char *args; /* JSON, as the body gave them (and as they were hashed) */
     size_t args_len;
-    const char *options; /* JSON: retries, timeout, in_doubt, as the author wrote them */
-    struct slice event;  /* JSON: the instance's event, for placeholders */
+    const char *options;  /* JSON: retries, timeout, in_doubt, as the author wrote them */
+    struct slice event;   /* JSON: the instance's event, for placeholders */
     const char *workflow; /* its name */
     const char *class_;   /* "marketing" or "transactional": the workflow's */
     const char *mode;     /* "live" or "shadow" */

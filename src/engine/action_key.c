@@ -1,4 +1,4 @@
-// action_key.c - what an action call is known by: to the ledger, and to policy.
+// action_key.c - what an action call is known by: to the ledger, to policy, and to its own Lua.
 #include "engine/outbound.h"
 
 #include "base/mem.h"
@@ -47,4 +47,20 @@ char *action_key(const struct engine *engine, bool live, const struct action_cal
     buf_adds(&key, "]}");
     must(!key.overflow);
     return buf_take(&key);
+}
+
+struct slice action_lend(const struct action_call *call, const char *name, char **owner)
+{
+    if (strcmp(name, "event") == 0) {
+        return call->event;
+    } else if (strcmp(name, "now") == 0) {
+        return slice_of(call->now);
+    } else if (strcmp(name, "options") == 0) {
+        return slice_of(call->options);
+    }
+    must(strcmp(name, "owner") == 0);
+    if (!*owner) {
+        *owner = xprintf("%s/%d/%s", call->instance, call->run, call->step);
+    }
+    return slice_of(*owner);
 }

@@ -236,8 +236,8 @@ static bool is_ours(struct instance *in, const struct candidate *c)
     struct buf verdict;
     struct err err;
     buf_init(&verdict, 64);
-    const struct slice args[] = {slice_of(in->id), slice_of(in->created), {in->event, in->event_len},
-                                 slice_of(c->payload)};
+    const struct slice args[] = {
+        slice_of(in->id), slice_of(in->created), {in->event, in->event_len}, slice_of(c->payload)};
     mark_set(in->id);
     crash_point("judge", in->id);
     bool ok = vm_call(in->body->vm, "judge", args, ARRAY_LEN(args), &verdict, &err);
@@ -306,29 +306,6 @@ void instance_turn_over(struct instance *in)
     instance_pump(in);
 }
 
-static void posted(void *ctx, struct task *task, const struct slice *args, size_t nargs)
-{
-    struct instance *in = ctx;
-    (void)task;
-    const char *what = nargs ? args[0].data : "";
-    if (strcmp(what, "batch") == 0) {
-        in->expected = atoi(args[1].data);
-        if (in->expected == 0)
-            instance_turn_over(in);
-    } else if (strcmp(what, "diverged") == 0) {
-        instance_warn(in, "the body asks for something else than was recorded", "diverged",
-                      args[1].data);
-        instance_leave_with_reason(in, "stuck", NULL, args[1].data);
-        instance_turn_over(in);
-    } else if (strcmp(what, "verdict") == 0) {
-        request_judged(in, args, nargs);
-    } else {
-        request_new(in, args, nargs);
-        if (in->expected < 0 || --in->expected == 0)
-            instance_turn_over(in);
-    }
-}
-
 /* "state":…,"outcome":…,"reason":…,"value":… of the body's own word about its end. */
 static char *end_json(const struct json *result)
 {
@@ -375,6 +352,43 @@ static void body_returned(struct instance *in, const char *text, size_t len)
         instance_leave(in, NOTE_FINISH, end_json(result));
     }
     json_free(result);
+}
+
+/* Its function waits for ever, and was left: what it comes to is known. */
+static void body_left(struct instance *in, const char *text, size_t len)
+{
+    char *kept = xstrndup(text, len);
+    task_cancel(in->task);
+    in->task = NULL;
+    body_returned(in, kept, len);
+    free(kept);
+    in->turns = 0;
+    instance_pump(in);
+}
+
+static void posted(void *ctx, struct task *task, const struct slice *args, size_t nargs)
+{
+    struct instance *in = ctx;
+    (void)task;
+    const char *what = nargs ? args[0].data : "";
+    if (strcmp(what, "batch") == 0) {
+        in->expected = atoi(args[1].data);
+        if (in->expected == 0)
+            instance_turn_over(in);
+    } else if (strcmp(what, "diverged") == 0) {
+        instance_warn(in, "the body asks for something else than was recorded", "diverged",
+                      args[1].data);
+        instance_leave_with_reason(in, "stuck", NULL, args[1].data);
+        instance_turn_over(in);
+    } else if (strcmp(what, "ended") == 0) {
+        body_left(in, args[1].data, args[1].len);
+    } else if (strcmp(what, "verdict") == 0) {
+        request_judged(in, args, nargs);
+    } else {
+        request_new(in, args, nargs);
+        if (in->expected < 0 || --in->expected == 0)
+            instance_turn_over(in);
+    }
 }
 
 static void body_done(void *ctx, struct task *task, enum task_status status, const char *result,
@@ -448,7 +462,7 @@ void instance_run(struct instance *in)
     start_body(in, "run", NULL);
 }
 
-static void body_there(void *ctx, struct body *body)
+void instance_body_there(void *ctx, struct body *body)
 {
     struct instance *in = ctx;
     in->waits_body = false;
@@ -474,79 +488,6 @@ static void body_there(void *ctx, struct body *body)
         return;
     }
     instance_pump(in);
-}
-
-/* [[event, judged, settled, payload], …] of claim(). */
-static void read_stops(struct instance *in, const char *text, size_t len)
-{
-    struct err err;
-    struct json *json = json_parse(text, len, &err);
-    size_t n = json ? json_count(json, "") : 0;
-    for (size_t i = 0; i < n; i++) {
-        char path[32];
-        struct candidate *c = xcalloc(1, sizeof(*c));
-        snprintf(path, sizeof(path), "%zu.0", i);
-        const char *event = json_text(json, path);
-        if (event)
-            memcpy(c->event, event, strnlen(event, sizeof(c->event) - 1));
-        snprintf(path, sizeof(path), "%zu.1", i);
-        c->judged = json_bool(json, path);
-        snprintf(path, sizeof(path), "%zu.2", i);
-        json_int(json, path, &c->settled);
-        snprintf(path, sizeof(path), "%zu.3", i);
-        c->payload = json_encode(json, path);
-        if (!c->payload)
-            c->payload = xstrdup("{}");
-        if (in->stopping && !in->halt)
-            in->halt = c;
-        else
-            instance_stop(in, c);
-    }
-    json_free(json);
-}
-
-/* When the run under way began, if it isn't the first: its event says so. */
-static void read_began(struct instance *in)
-{
-    struct err err;
-    struct json *event = in->run > 1 ? json_parse(in->event, strlen(in->event), &err) : NULL;
-    const char *began = event ? json_text(event, "began") : NULL;
-    if (began)
-        snprintf(in->created, sizeof(in->created), "%s", began);
-    json_free(event);
-}
-
-struct instance *instance_start(struct instance_host *host, const struct db_reply *reply, int s,
-                                int row)
-{
-    struct instance *in = xcalloc(1, sizeof(*in));
-    in->host = host;
-    text_copy(in->id, sizeof(in->id), db_value(reply, s, row, 0));
-    in->run = (int)db_int(reply, s, row, 3);
-    const char *state = db_value(reply, s, row, 4);
-    in->stopping = strcmp(state, "stopping") == 0;
-    in->idle = strcmp(state, "stuck") == 0 || strcmp(state, "paused") == 0;
-    const char *mode = db_value(reply, s, row, 6);
-    size_t cut = mode ? strcspn(mode, " ") : 0;
-    in->mode = mode ? xstrndup(mode, cut) : xstrdup("shadow");
-    text_copy(in->created, sizeof(in->created), mode && mode[cut] ? mode + cut + 1 : "");
-    const char *event = db_value(reply, s, row, 7);
-    in->event_len = event ? db_length(reply, s, row, 7) : 2;
-    in->event = xstrndup(event ? event : "{}", in->event_len);
-    read_began(in);
-    text_copy(in->last_at, sizeof(in->last_at), in->created);
-    in->trace = event_trace(in->event);
-    if (db_value(reply, s, row, 8))
-        in->steps = xstrdup(db_value(reply, s, row, 8));
-    in->next_seq = (int)db_int(reply, s, row, 9) + 1;
-    if (db_value(reply, s, row, 10))
-        read_stops(in, db_value(reply, s, row, 10), db_length(reply, s, row, 10));
-    in->watched = db_bool(reply, s, row, 11);
-    in->flow = (int)db_int(reply, s, row, 12);
-    in->history = in->steps ? strlen(in->steps) : 0;
-    in->waits_body = true;
-    bodies_get(host->bodies, (int)db_int(reply, s, row, 2), body_there, in);
-    return in;
 }
 
 void instance_free(struct instance *in)

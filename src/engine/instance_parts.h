@@ -76,6 +76,7 @@ void instance_leave_with_reason(struct instance *in, const char *state, const ch
 void instance_leave_stuck(struct instance *in, const char *code, const char *message);
 void instance_gone(struct instance *in, bool finished);
 void instance_run(struct instance *in);
+void instance_body_there(void *ctx, struct body *body); /* its version is loaded: it begins */
 void instance_drop_task(struct instance *in);
 void instance_note_written(struct note *note); /* of a note whose request is gone */
 

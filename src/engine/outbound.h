@@ -40,6 +40,9 @@ struct op {
 /* action_key.c */
 /* What the ledger is keyed by and policy goes by, as JSON; no script can change it. */
 char *action_key(const struct engine *engine, bool live, const struct action_call *call);
+/* A text that its Lua asks for by host.lent(name): "event", "now", "options", or "owner", which is
+ * unique for the step, made when it is asked for first and then the caller's. */
+struct slice action_lend(const struct action_call *call, const char *name, char **owner);
 
 /* op_wire.c */
 /* Makes the span of the next request and its header, op->traceparent. */

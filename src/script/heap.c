@@ -6,8 +6,9 @@
  * fails.
  *
  * Most of what Lua allocates is small and lives shortly, and Lua says the size when it frees: small
- * blocks are cut from chunks and kept in one list per size. A chunk goes back when it is trimmed, or
- * with the heap. With a sanitizer every block is malloc's, so that it sees each use of what was freed. */
+ * blocks are cut from chunks and kept in one list per size. A chunk goes back when it is trimmed,
+ * or with the heap. With a sanitizer every block is malloc's, so that it sees each use of what was
+ * freed. */
 #include "script/heap.h"
 
 #include <stdlib.h>
@@ -160,7 +161,7 @@ static void *next_free(const void *block)
 
 static void count_idle(struct heap *heap, struct spans *spans)
 {
-    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class++)
+    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class ++)
         for (void *block = heap->free[class]; block; block = next_free(block))
             span_of(spans, block)->idle += (class + 1) * HEAP_STEP;
     if (heap->cut < heap->cut_end)
@@ -170,7 +171,7 @@ static void count_idle(struct heap *heap, struct spans *spans)
 /* Takes the blocks of idle chunks out of the lists. */
 static void forget_idle(struct heap *heap, const struct spans *spans)
 {
-    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class++) {
+    for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class ++) {
         void *block = heap->free[class], *next;
         heap->free[class] = NULL;
         for (; block; block = next) {

@@ -293,18 +293,11 @@ static int l_upvalues(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {{"hash", l_hash},
-                                     {"sha256", l_sha256},
-                                     {"random_hex", l_random_hex},
-                                     {"now", l_now},
-                                     {"judging", l_judging},
-                                     {"judged", l_judged},
-                                     {"log", l_log},
-                                     {"where", l_where},
-                                     {"traceback", l_traceback},
-                                     {"upvalues", l_upvalues},
-                                     {"parameters", l_parameters},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"hash", l_hash},         {"sha256", l_sha256},         {"random_hex", l_random_hex},
+    {"now", l_now},           {"judging", l_judging},       {"judged", l_judged},
+    {"log", l_log},           {"where", l_where},           {"traceback", l_traceback},
+    {"upvalues", l_upvalues}, {"parameters", l_parameters}, {NULL, NULL}};
 
 static const luaL_Reg zone_functions[] = {
     {"civil", l_civil}, {"instant", l_instant}, {"exists", l_exists}, {NULL, NULL}};

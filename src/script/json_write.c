@@ -245,7 +245,7 @@ static void write_object(struct writer *w, int index, struct keys *keys)
 static int stands_for(struct writer *w, int index, bool *marked)
 {
     lua_State *L = w->L;
-    lua_pop(L, 1); /* the metatable */
+    lua_pop(L, 1);                                                /* the metatable */
     if (luaL_getmetafield(L, index, "__fill") == LUA_TFUNCTION) { /* decoded when looked at */
         lua_pushvalue(L, index);
         lua_call(L, 1, 0);

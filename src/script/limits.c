@@ -5,9 +5,9 @@
  * run that it interrupts is charged. A run without a tick costs nothing, not even a look at a
  * clock, and Lua runs without a hook until a tick finds a limit exceeded, or memory getting short.
  *
- * A body that is replayed runs through in one go what it did in many: each coroutine that is
- * resumed begins a burst of its own, as the step did that is replayed. And whoever is given a long
- * text has to read it first, which is C's time and not the author's.
+ * A body that is replayed runs through in one go what it did in many: each completion that is
+ * handed over, and each coroutine that is resumed, begins a burst of its own, as it did before. And
+ * whoever is given a long text has to read it first, which is C's time and not the author's.
  *
  * Such a run is *killed*: the hook raises, and from then on raises at each instruction, so that no
  * pcall can go on; whoever entered the run sees `killed` even if the script returned as if nothing
@@ -203,27 +203,16 @@ void vm_give(struct vm *vm, size_t bytes)
     vm->may_us += (int64_t)(bytes / BYTES_PER_US);
 }
 
-static int go_on(lua_State *L, lua_State *co, int nargs);
-
-/* What the owner of the task gives goes to the coroutine that asked it, without the first of it,
- * which say who asked. */
-static int answered(lua_State *L, int status, lua_KContext ctx)
+/* coroutine.resume, as Lua's own */
+static int l_resume(lua_State *L)
 {
-    (void)status, (void)ctx;
+    struct vm *vm = vm_of(L);
     lua_State *co = lua_tothread(L, 1);
-    int nargs = task_push_given(L, TASK_ADDRESS);
+    int nargs = lua_gettop(L) - 1, count = 0;
+    luaL_argexpected(L, co, 1, "coroutine");
     if (!lua_checkstack(co, nargs))
         return luaL_error(L, "too many arguments to resume");
     lua_xmove(L, co, nargs);
-    return go_on(L, co, nargs);
-}
-
-/* Runs the coroutine, which is the one value of L's stack, to its next yield or its end. What it
- * asks of the task's owner goes there without waking who resumed it. */
-static int go_on(lua_State *L, lua_State *co, int nargs)
-{
-    struct vm *vm = vm_of(L);
-    int count = 0;
     begin_burst(vm);
     vm->thread = co;
     int status = lua_resume(co, L, nargs, &count);
@@ -234,26 +223,16 @@ static int go_on(lua_State *L, lua_State *co, int nargs)
         lua_pop(co, count);
         return luaL_error(L, "too many results to resume");
     }
-    if (status == LUA_YIELD && task_is_asked(L, co, count)) {
-        lua_xmove(co, L, count - 1);
-        lua_pop(co, 1);
-        return lua_yieldk(L, count - 1, 0, answered);
-    }
     lua_pushboolean(L, ok);
     lua_xmove(co, L, ok ? count : 1);
     return ok ? count + 1 : 2;
 }
 
-/* coroutine.resume, as Lua's own */
-static int l_resume(lua_State *L)
+/* host.burst(): what comes is another turn of a task that is replayed */
+int limits_burst(lua_State *L)
 {
-    lua_State *co = lua_tothread(L, 1);
-    int nargs = lua_gettop(L) - 1;
-    luaL_argexpected(L, co, 1, "coroutine");
-    if (!lua_checkstack(co, nargs))
-        return luaL_error(L, "too many arguments to resume");
-    lua_xmove(L, co, nargs);
-    return go_on(L, co, nargs);
+    begin_burst(vm_of(L));
+    return 0;
 }
 
 void limits_open(lua_State *L)

@@ -50,8 +50,7 @@ struct task {
     bool *gone;    /* set when the task is freed during its turn */
 };
 
-static const char for_owner; /* its address is yielded in front of what is for the owner */
-static void *running_ctx;    /* of the task whose Lua runs in this process */
+static void *running_ctx; /* of the task whose Lua runs in this process */
 
 void *task_running(void)
 {
@@ -240,19 +239,14 @@ static int start(lua_State *L)
     return 1;
 }
 
-int task_push_given(lua_State *L, size_t from)
+/* Pushes what the task was resumed with, from one on. */
+static int resumed(lua_State *L, int status, lua_KContext from)
 {
+    (void)status;
     const struct batch *given = running_task(L)->given;
-    if (given->nargs <= from)
-        return 0;
-    vm_push_slices(L, given->args + from, given->nargs - from);
-    return (int)(given->nargs - from);
-}
-
-static int resumed(lua_State *L, int status, lua_KContext ctx)
-{
-    (void)status, (void)ctx;
-    return task_push_given(L, 0);
+    size_t first = (size_t)from < given->nargs ? (size_t)from : given->nargs;
+    vm_push_slices(L, given->args + first, given->nargs - first);
+    return (int)(given->nargs - first);
 }
 
 /* What is given to the owner are strings, or nils. */
@@ -266,27 +260,25 @@ static int check_yielded(lua_State *L)
     return count;
 }
 
-/* coroutine.yield. What the task itself yields is for its owner, and it gets what that resumes it
- * with; the strings are made here, where running out of memory is an error of the script. */
-static int l_yield(lua_State *L)
+/* What the task itself yields is for its owner, and it gets what that resumes it with; the strings
+ * are made here, where running out of memory is an error of the script. */
+static int yield(lua_State *L, lua_KContext from)
 {
     if (!running_task(L))
         return lua_yield(L, lua_gettop(L));
-    return lua_yieldk(L, check_yielded(L), 0, resumed);
+    return lua_yieldk(L, check_yielded(L), from, resumed);
 }
 
-/* host.ask(...): what a coroutine of the task yields past the task, to its owner. */
+/* coroutine.yield */
+static int l_yield(lua_State *L)
+{
+    return yield(L, 0);
+}
+
+/* host.ask(...): the same for who waits for one answer only, and so needs no address in it. */
 int task_ask(lua_State *L)
 {
-    int count = check_yielded(L);
-    lua_pushlightuserdata(L, (void *)&for_owner);
-    lua_insert(L, 1);
-    return lua_yield(L, count + 1);
-}
-
-bool task_is_asked(lua_State *L, lua_State *co, int count)
-{
-    return count > 0 && lua_touserdata(co, -count) == &for_owner && running_task(L);
+    return yield(L, TASK_ADDRESS);
 }
 
 void task_open(lua_State *L)

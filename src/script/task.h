@@ -33,9 +33,9 @@ struct task_owner {
  * is a constant, args are copied. */
 struct task *task_start(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
                         const struct task_owner *owner, void *ctx);
-/* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. When
- * a coroutine of the task asked by `host.ask(...)`, which goes past the task's own Lua, it gets the
- * args behind the first TASK_ADDRESS: those would tell that Lua whom they are for. */
+/* Resumes a waiting task from the loop's next turn; args are copied. Several resumes queue up. One
+ * that waits in `host.ask(...)` instead of a yield gets those behind the first TASK_ADDRESS, which
+ * tell which of several waiters they are for. */
 #define TASK_ADDRESS 3
 void task_resume(struct task *task, const struct slice *args, size_t nargs);
 /* Ends the task now: nothing more is delivered; its <close> variables are closed. */

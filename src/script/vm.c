@@ -174,6 +174,8 @@ static int open_vm(lua_State *L)
     lua_setfield(L, -2, "lent");
     lua_pushcfunction(L, task_ask);
     lua_setfield(L, -2, "ask");
+    lua_pushcfunction(L, limits_burst);
+    lua_setfield(L, -2, "burst");
     lua_setglobal(L, "host");
 
     lua_pushcfunction(L, l_require);

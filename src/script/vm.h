@@ -33,7 +33,7 @@ struct slice {
 struct slice slice_of(const char *text); /* NULL gives {NULL, 0}, which is nil in Lua */
 
 struct vm *vm_new(struct loop *loop, const struct vm_options *options, struct err *err);
-void vm_free(struct vm *vm); /* cancels its tasks */
+void vm_free(struct vm *vm);           /* cancels its tasks */
 size_t vm_memory(const struct vm *vm); /* that is in use */
 size_t vm_held(const struct vm *vm);   /* of its small blocks, in use or not */
 /* Gives back what a busy time has left, if that is much and no task is under way. */

@@ -47,6 +47,7 @@ void vm_give(struct vm *vm, size_t bytes);
 bool limits_start(struct err *err);
 /* One vm more or less has tasks: those share what garbage there may be. */
 void limits_share(int by);
+int limits_burst(lua_State *L);        /* host.burst */
 void limits_open(lua_State *L);        /* makes `coroutine` known to the limits; may raise */
 void limits_filled(struct heap *heap); /* heap.filled of a vm */
 
@@ -63,10 +64,5 @@ int task_post(lua_State *L);
 int task_lent(lua_State *L);
 int task_ask(lua_State *L);
 void task_open(lua_State *L);
-/* Whether the `count` values that co has yielded to L are what host.ask sends to the task's owner,
- * behind one that says so. */
-bool task_is_asked(lua_State *L, lua_State *co, int count);
-/* Pushes what the task of L was resumed with, from the given one on; returns how many. */
-int task_push_given(lua_State *L, size_t from);
 
 #endif

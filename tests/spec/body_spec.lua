@@ -54,6 +54,33 @@ describe("a body", function()
     assert.are.same({ state = "done" }, o.result)
   end)
 
+  it("has the budget of a turn for each turn that is replayed", function()
+    local o = owner [[ for _ = 1, 3 do sms.send { to = e.customer, text = "a" } end sleep "1d" ]]
+    for _ = 1, 3 do
+      o:answer '{"status":"sent"}'
+    end
+    local before = Owner.bursts()
+    o:crash()
+    assert.are.equal(3, Owner.bursts() - before)
+    assert.are.equal("sleep", o.open[1][1])
+  end)
+
+  it("is left where it waits when another branch ends the instance, and undoes what is kept", function()
+    local o = owner [[
+      compensate(function() sms.send { to = e.customer, text = "sorry" } end)
+      local ok = pcall(all, { function() sms.send { to = e.customer, text = "a" } stop "enough" end,
+        function() sleep "1d" end })
+      sms.send { to = e.customer, text = "never " .. tostring(ok) } ]]
+    o:answer '{"status":"sent"}'
+    assert.matches("sorry", o.open[#o.open][6])
+    assert.is_nil(o.result)
+    o:answer('{"status":"sent"}', "done", #o.open)
+    assert.are.same({ state = "stopped", reason = "enough" }, o.result)
+    for _, asked in ipairs(o.requests) do
+      assert.not_matches("never", asked)
+    end
+  end)
+
   it("asks the same in every replay, wherever it crashed", function()
     local body = [[
       local r = random()

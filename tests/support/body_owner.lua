@@ -5,34 +5,24 @@ Owner.__index = Owner
 
 local json = host.json
 
--- What a coroutine of a task yields behind ASKED is for us: its resumer isn't woken.
-local ASKED = {}
-local resume = coroutine.resume
 local function behind_address(_, _, _, ...)
   return ...
 end
 
-local function pass(co, ok, first, ...)
-  if ok and first == ASKED then
-    return pass(co, resume(co, behind_address(coroutine.yield(...))))
-  end
-  return ok, first, ...
-end
+local bursts = 0
 
 local function fresh_body()
   host.ask = function(...)
-    return coroutine.yield(ASKED, ...)
+    return behind_address(coroutine.yield(...))
   end
-  coroutine.resume = function(co, ...) -- luacheck: ignore
-    return pass(co, resume(co, ...))
+  host.burst = function()
+    bursts = bursts + 1
   end
-  for _, name in ipairs { "ask", "body", "durable", "own", "scheduler", "words", "words.records", "words.time",
-    "words.wait", "words.children", "words.people", "words.campaign" } do
+  for _, name in ipairs { "ask", "body", "branches", "durable", "own", "scheduler", "words", "words.records",
+    "words.time", "words.wait", "words.children", "words.people", "words.campaign" } do
     package.loaded[name] = nil
   end
-  local body = require "body"
-  coroutine.resume = resume -- luacheck: ignore
-  return body
+  return require "body"
 end
 
 --- @param files table path -> source; the first workflow is "x"
@@ -45,6 +35,12 @@ function Owner.new(files, event)
   end
   self:load()
   return self
+end
+
+--- How many turns were replayed by all.
+---@return integer
+function Owner.bursts()
+  return bursts
 end
 
 function Owner:load()
@@ -84,6 +80,8 @@ function Owner:turn(...)
   for _, p in ipairs(posted) do
     if p[1] == "diverged" then
       self.diverged = json.decode(p[2])
+    elseif p[1] == "ended" then
+      self.result = json.decode(p[2])
     elseif p[1] == "verdict" then
       self.verdict = p[6]
     else

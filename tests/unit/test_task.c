@@ -128,11 +128,10 @@ static void its_owner_lends_it_texts(void **state)
     ends(f, TASK_RETURNED, "{}nil");
 }
 
-static void what_goes_past_it_is_answered_without_its_address(void **state)
+static void one_answer_needs_no_address(void **state)
 {
     struct fixture *f = *state;
-    start(f, "local co = coroutine.create(function() return host.ask('a', 'b') end) "
-             "local _, answer = coroutine.resume(co) return answer");
+    start(f, "return host.ask('a', 'b')");
     run_for(f->loop, 5);
     assert_string_equal("a|b", f->heard[0]);
     const struct slice args[] = {slice_of("to"), slice_of("its"), slice_of("scheduler"),
@@ -216,7 +215,7 @@ static void the_total_counts_over_all_runs(void **state)
     ends(f, TASK_KILLED, "100 ms of CPU in all");
 }
 
-static void each_coroutine_has_a_burst_of_its_own(void **state)
+static void each_coroutine_and_each_replayed_turn_has_a_burst_of_its_own(void **state)
 {
     struct fixture *f = *state;
     vm_free(f->vm);
@@ -228,6 +227,9 @@ static void each_coroutine_has_a_burst_of_its_own(void **state)
         "local function work(n) for i = 1, n do local _ = i // 3 end end "
         "local co = coroutine.create(function() while true do work(500000) coroutine.yield() end end) "
         "for i = 1, 30 do assert(coroutine.resume(co)) end return 'fine'");
+    ends(f, TASK_RETURNED, "fine");
+    start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
+             "for i = 1, 30 do work(500000) host.burst() end return 'fine'");
     ends(f, TASK_RETURNED, "fine");
     start(f, "local function work(n) for i = 1, n do local _ = i // 3 end end "
              "for i = 1, 200 do work(500000) end return 'fine'");
@@ -321,13 +323,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(a_task_talks_with_its_owner),
         WITH(its_owner_lends_it_texts),
-        WITH(what_goes_past_it_is_answered_without_its_address),
+        WITH(one_answer_needs_no_address),
         WITH(an_answer_inside_posted_comes_after_it),
         WITH(what_was_posted_before_the_end_is_heard),
         WITH(an_error_is_its_message_alone),
         WITH(a_task_over_its_budget_is_dead),
         WITH(the_total_counts_over_all_runs),
-        WITH(each_coroutine_has_a_burst_of_its_own),
+        WITH(each_coroutine_and_each_replayed_turn_has_a_burst_of_its_own),
         WITH(a_cancelled_task_is_silent),
         WITH(cancel_inside_posted_stops_the_rest),
         WITH(the_vm_may_go_with_its_tasks),
