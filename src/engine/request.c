@@ -282,6 +282,7 @@ static void acted(void *ctx, enum action_verdict verdict, char *text, const char
         journal_add(in->host->journal, new_note(r, NOTE_ASK, stops_asked));
         return;
     case ACTION_NOT_OURS:
+        free(text);
         not_ours(in);
         return;
     case ACTION_LOST:
