@@ -78,6 +78,32 @@ function M.has(rule, entity)
     or rule.carries ~= nil and rule.carries[entity] == true
 end
 
+local EXTENSIONS = { "%s*x%s*%d+%s*$", "%s*ext%.?%s*%d+%s*$", "%s*extension%s*%d+%s*$", "%s*#%s*%d+%s*$" }
+
+-- A number as the carriers tell it to us, as phone_e164() has it; what isn't certain stays as it is.
+local function phone_key(phone)
+  local main = tostring(phone):lower()
+  if main:find "^%+%d+$" then -- as ours are stored
+    return "phone:" .. main
+  end
+  for _, extension in ipairs(EXTENSIONS) do
+    main = main:gsub(extension, "")
+  end
+  local digits = main:gsub("%D", "")
+  if main:find "^%s*%+" then
+    phone = #digits >= 7 and #digits <= 15 and "+" .. digits or phone
+  elseif #digits == 10 then
+    phone = "+1" .. digits
+  elseif #digits == 11 and digits:sub(1, 1) == "1" then
+    phone = "+" .. digits
+  end
+  return "phone:" .. phone
+end
+
+local function email_key(email)
+  return "email:" .. tostring(email):lower():match "^%s*(.-)%s*$"
+end
+
 --- The keys under which a record is found: by id, else (a customer that has none) by its addresses.
 ---@param entity string
 ---@param record table|nil
@@ -90,10 +116,10 @@ function M.keys(entity, record)
   end
   local keys = {}
   if record.phone then
-    keys[#keys + 1] = "phone:" .. record.phone
+    keys[#keys + 1] = phone_key(record.phone)
   end
   if record.email then
-    keys[#keys + 1] = "email:" .. record.email:lower()
+    keys[#keys + 1] = email_key(record.email)
   end
   return keys
 end
@@ -111,8 +137,8 @@ function M.event_keys(event)
   end
   local customer = event.customer
   if type(customer) == "table" then
-    keys[#keys + 1] = customer.phone and "phone:" .. customer.phone or nil
-    keys[#keys + 1] = customer.email and "email:" .. customer.email:lower() or nil
+    keys[#keys + 1] = customer.phone and phone_key(customer.phone) or nil
+    keys[#keys + 1] = customer.email and email_key(customer.email) or nil
   end
   if event.instance then -- a signal reaches one instance only
     keys = { "instance:" .. event.instance }

@@ -27,6 +27,7 @@ class SignalsTest(DaemonTest):
         "waiter.lua": ON % ("wait", "", """
           local it = wait_for("signal_wake")
           return it.name .. " " .. it.data.word"""),
+        "lead.lua": ON % ("lead", 'stop_when = { "customer_replied" },', 'sleep "365d"'),
         "stopper.lua": ON % ("stop", 'stop_when = { "signal_halt" },', 'sleep "365d"'),
     }
 
@@ -35,6 +36,15 @@ class SignalsTest(DaemonTest):
         self.ended("emitter", 1, "done other Ann Lee")
         self.wait("select string_agg(outcome, ' ' order by outcome) from workflow_instances "
                   "where workflow = 'listener' and customer_id = 1 and state = 'done'", "size 3 size nil")
+
+    def test_a_lead_that_answers_is_left_alone_however_its_number_was_typed(self):
+        self.sql("insert into arrivals (type, entity, entity_id, at, payload) values ('go', 'customer', 'lead',"
+                 " business_now(), '{\"customer\": {\"phone\": \"(212) 555-0177\"}, \"data\": {\"kind\": \"lead\"}}');"
+                 "select pg_notify('arrivals', '')")
+        self.wait("select state from instances where workflow = 'lead'", "sleeping")
+        self.sql("select outbound_arrival('customer_replied', '{\"phone\": \"+12125550177\"}',"
+                 " '{\"reply\": {\"text\": \"no thanks\"}}', 'x')")
+        self.wait("select state, reason from instances where workflow = 'lead'", "stopped|customer_replied")
 
     def test_an_emit_says_what_is_wrong(self):
         self.go(2, data={"kind": "wrong"})

@@ -185,6 +185,21 @@ describe("a start", function()
       { type = "estimate_approved", key = "job:3", judged = false } }, s.stops)
   end)
 
+  it("of somebody whom nobody has entered yet is found by the number, however it was typed", function()
+    use { follow = FOLLOW }
+    for _, typed in ipairs { "+15550100100", "555-010-0100", "(555) 010 0100 ext. 7", "1 555 010 0100",
+      " 5550100100 x12" } do
+      local out = batch { changes = { change(nil, OPEN, { snapshot = { customer = { phone = typed,
+        email = " Ann@Example.com " } } }) } }
+      local keys = table.concat(out.events[1].keys, " ")
+      assert.matches("phone:%+15550100100", keys)
+      assert.matches("email:ann@example.com", keys)
+      assert.are.equal("phone:+15550100100", out.starts[1].stops[1].key)
+    end
+    local odd = batch { changes = { change(nil, OPEN, { snapshot = { customer = { phone = "555" } } }) } }
+    assert.matches("phone:555", table.concat(odd.events[1].keys, " "))
+  end)
+
   it("of somebody without an id goes by phone and e-mail", function()
     use { follow = FOLLOW }
     local s = batch { changes = { change(nil, OPEN, { snapshot = { customer = { phone = "+15550100",
