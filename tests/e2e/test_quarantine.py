@@ -141,6 +141,12 @@ class QuarantineTest(CrashingTest):
         self.go(26, "off")
         self.wait("select stuck->>'code' from instances where id = '%s'" % poison, "quarantined")
         self.assertEqual("3", self.deaths(poison))
+        # Another such event waits for a person, too: it doesn't kill once more.
+        self.go(26, "off")
+        self.wait("select count(*) from workflow_inbox where instance_id = '%s' and verdict is null" % poison, "2")
+        self.asleep(27)
+        self.assertEqual("3 stuck", self.deaths(poison) + " " + self.sql(
+            "select state from workflow_queue where instance_id = '%s'" % poison))
         self.restart()
         self.command("instances", "retry", poison)
         self.ended("asked", 26, "stopped off")
