@@ -199,8 +199,8 @@ end
 ---@param args string JSON
 ---@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
 function M.run(name, shadow, args)
-  local ctx = setmetatable({ asked = 0, state = state, name = name, shadow = shadow ~= nil },
-    context.Context)
+  local ctx = setmetatable({ asked = 0, calls = 0, effect = false, state = state, name = name,
+    shadow = shadow ~= nil }, context.Context)
   context.enter(ctx)
   return outcome(ctx, pcall(try, ctx, state.actions[name], args))
 end

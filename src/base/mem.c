@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 4096, ALIGN = _Alignof(max_align_t) };
+enum { BLOCK = 4096, SMALL = 1024, ALIGN = _Alignof(max_align_t) };
 
 struct block {
     struct block *next;
@@ -38,8 +38,13 @@ void *xmalloc(size_t size)
     return checked(malloc(size ? size : 1), size ? size : 1);
 }
 
+/* glibc's calloc passes over what its thread has freed last; for a small block malloc is faster. */
 void *xcalloc(size_t count, size_t size)
 {
+    if (count <= SMALL && size <= SMALL && count * size <= SMALL) {
+        void *block = xmalloc(count * size);
+        return memset(block, 0, count * size);
+    }
     return checked(calloc(count ? count : 1, size ? size : 1), count * size);
 }
 

@@ -126,6 +126,7 @@ struct span {
 struct spans {
     struct span *list; /* by address */
     size_t count;
+    struct span *last; /* that was asked for */
 };
 
 static int by_address(const void *a, const void *b)
@@ -134,8 +135,17 @@ static int by_address(const void *a, const void *b)
     return (x->chunk > y->chunk) - (x->chunk < y->chunk);
 }
 
-static struct span *span_of(const struct spans *spans, const void *block)
+static bool is_in(const struct span *span, const char *block)
 {
+    const char *chunk = (const char *)span->chunk;
+    return block > chunk && block < chunk + span->chunk->size;
+}
+
+/* Of a block, which is mostly near the one before. */
+static struct span *span_of(struct spans *spans, const void *block)
+{
+    if (spans->last && is_in(spans->last, block))
+        return spans->last;
     size_t from = 0, to = spans->count;
     while (to - from > 1) {
         size_t middle = from + (to - from) / 2;
@@ -144,7 +154,8 @@ static struct span *span_of(const struct spans *spans, const void *block)
         else
             to = middle;
     }
-    return &spans->list[from];
+    spans->last = &spans->list[from];
+    return spans->last;
 }
 
 static bool is_idle(const struct span *span)
@@ -169,7 +180,7 @@ static void count_idle(struct heap *heap, struct spans *spans)
 }
 
 /* Takes the blocks of idle chunks out of the lists. */
-static void forget_idle(struct heap *heap, const struct spans *spans)
+static void forget_idle(struct heap *heap, struct spans *spans)
 {
     for (size_t class = 0; class < HEAP_SMALL / HEAP_STEP; class ++) {
         void *block = heap->free[class], *next;
@@ -186,7 +197,7 @@ static void forget_idle(struct heap *heap, const struct spans *spans)
 
 void heap_trim(struct heap *heap)
 {
-    struct spans spans = {NULL, 0};
+    struct spans spans = {NULL, 0, NULL};
     for (struct chunk *chunk = heap->chunks; chunk; chunk = chunk->next)
         spans.count++;
     spans.list = spans.count ? calloc(spans.count, sizeof(*spans.list)) : NULL;
