@@ -13,7 +13,8 @@ drop function record(uuid, boolean, uuid[], uuid[], smallint[], int[], text[], i
 -- it while the lease lasts that this unit has locked, so what the worker was granted and hasn't given
 -- back is its own. Only a unit that may have been written before may also have given it back: then,
 -- `again`, each is looked for. `watched` are those that had stop subscriptions when they were claimed;
--- what else may ask one to stop is in its inbox.
+-- what else may ask one to stop is in its inbox. Empty stand for what is the same for each step of an
+-- ordinary unit, not `again` and without notes: run 1, the branch '', the ordinal that is the seq, 'done'.
 create function record(
   me uuid, again boolean, watched uuid[], ids uuid[], runs smallint[], seqs int[], branches text[],
   ordinals int[], states text[], names text[], hashes text[], inputs json[], outputs json[],
@@ -42,9 +43,10 @@ begin
   else
     insert into workflow_step_executions (workflow_instance_id, run, seq, branch, ordinal, state,
         name, args_hash, input, output, at, started_at, finished_at)
-    select ids[i], runs[i], seqs[i], branches[i], ordinals[i],
-           case states[i] when 'note' then 'done' else states[i] end, names[i], hashes[i], inputs[i],
-           outputs[i], business, wall - took[i] * interval '100 us', wall
+    select ids[i], coalesce(runs[i], 1::smallint), seqs[i], coalesce(branches[i], ''),
+           coalesce(ordinals[i], seqs[i]),
+           case states[i] when 'note' then 'done' else coalesce(states[i], 'done') end, names[i],
+           hashes[i], inputs[i], outputs[i], business, wall - took[i] * interval '100 us', wall
     from (select generate_series(1, cardinality(ids)) as i offset 0) n;
   end if;
   get diagnostics written = row_count;

@@ -92,6 +92,26 @@ static int32_t *tooks(struct arena *arena, const struct group *g)
     return out;
 }
 
+/* What record() takes for granted where the array is empty. */
+struct usual {
+    bool run, branch, ordinal, state;
+};
+
+static struct usual usual(const struct group *g, bool again)
+{
+    struct usual u = {!again, !again, !again, !again};
+    for (size_t i = 0; i < g->n; i++) {
+        const struct note *note = g->notes[i];
+        if (strcmp(note->state, "note") == 0)
+            return (struct usual){false, false, false, false};
+        u.run &= note->run == 1;
+        u.branch &= note->branch[0] == 0;
+        u.ordinal &= note->ordinal == note->seq;
+        u.state &= strcmp(note->state, "done") == 0;
+    }
+    return u;
+}
+
 #define TEXTS(field) texts(arena, g, offsetof(struct note, field))
 #define INTS(field) ints(arena, g, offsetof(struct note, field))
 
@@ -104,6 +124,7 @@ static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
         if (g->notes[i]->watched)
             watched[count++] = g->notes[i]->instance;
     }
+    struct usual u = usual(g, again);
     int16_t *runs = arena_alloc(arena, g->n * sizeof(int16_t));
     for (size_t i = 0; i < g->n; i++) {
         runs[i] = (int16_t)g->notes[i]->run;
@@ -115,11 +136,11 @@ static void add_steps(struct arena *arena, struct db_unit *unit, const char *me,
     db_param_text(unit, again ? "t" : "f");
     db_param_uuids(unit, count, watched);
     db_param_uuids(unit, g->n, instances(arena, g));
-    db_param_int2s(unit, g->n, runs);
+    db_param_int2s(unit, u.run ? 0 : g->n, runs);
     db_param_int4s(unit, g->n, INTS(seq));
-    db_param_texts(unit, g->n, TEXTS(branch));
-    db_param_int4s(unit, g->n, INTS(ordinal));
-    db_param_texts(unit, g->n, TEXTS(state));
+    db_param_texts(unit, u.branch ? 0 : g->n, TEXTS(branch));
+    db_param_int4s(unit, u.ordinal ? 0 : g->n, INTS(ordinal));
+    db_param_texts(unit, u.state ? 0 : g->n, TEXTS(state));
     db_param_texts(unit, g->n, TEXTS(name));
     db_param_texts(unit, g->n, TEXTS(hash));
     db_param_jsons(unit, g->n, TEXTS(input));
