@@ -352,6 +352,15 @@ class StopTest(Case):
         self.states(stopped=1)
         self.assertEqual("0", self.sql("select count(*) from workflow_notes"))
 
+    def test_what_a_person_asks_between_steps_is_seen_with_the_step(self):
+        self.body("sms.send { to = e.customer, text = 'slow 600' }\nnote 'x'\nsleep '1h'")
+        self.begin(1)
+        self.worker()
+        self.wait("select count(*) from effects", "1")
+        self.sql("select cancel_instance(instance) from effects")
+        self.states(cancelled=1)
+        self.assertEqual("0", self.sql("select count(*) from workflow_notes"))
+
     def test_a_stop_is_judged_by_its_when(self):
         self.body("sms.send { to = e.customer, text = 'slow 300' }\nsms.send { to = e.customer, text = 'b' }\nsleep '1h'",
                   "stop_when = { estimate_repriced = { when = function(it) return it.estimate.total < 1000 end } },")
