@@ -181,10 +181,10 @@ end
 
 local function outcome(ctx, ok, value)
   if ok then
-    return '{"ok":' .. json.encode(value) .. "}"
+    return json.encode(value)
   elseif type(value) == "table" and value.mark == context.FAILED then
-    return json.encode { error = { action = ctx.name, code = value.code, message = value.message,
-      status = value.status, attempts = value.attempts } }
+    return "!" .. json.encode { action = ctx.name, code = value.code, message = value.message,
+      status = value.status, attempts = value.attempts }
   elseif type(value) == "table" and value.mark == context.HELD then
     host.post("hold", "0", json.encode { reason = value.reason })
     coroutine.yield()
@@ -197,7 +197,7 @@ end
 ---@param name string the action
 ---@param shadow string|nil anything: nothing of it may leave
 ---@param args string JSON
----@return string JSON {ok = value} or {error = {action, code, message, status, attempts}}
+---@return string JSON: the value, or behind a "!" {action, code, message, status, attempts}
 function M.run(name, shadow, args)
   local ctx = setmetatable({ asked = 0, calls = 0, effect = false, state = state, name = name,
     shadow = shadow ~= nil }, context.Context)

@@ -297,10 +297,15 @@ struct call {
 
 void vm_push_function(lua_State *L, const char *name)
 {
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, name) == LUA_TFUNCTION)
+        return;
+    lua_pop(L, 1);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &main_key);
     if (lua_getfield(L, -1, name) != LUA_TFUNCTION)
         luaL_error(L, "the main module has no function '%s'", name);
     lua_remove(L, -2);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, name);
 }
 
 void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs)

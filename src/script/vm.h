@@ -41,8 +41,9 @@ void vm_rest(struct vm *vm);
 /* SHA-256 over the trusted modules that it has loaded, 64 hex digits. */
 const char *vm_trusted(const struct vm *vm);
 
-/* Calls main[function](args...), which must not yield. Its first result (a string or nil) is put
- * into out, when out is given. False: err has the message with file and line. */
+/* Calls main[function](args...), which must not yield; its name is a constant. Its first result (a
+ * string or nil) is put into out, when out is given. False: err has the message with file and line.
+ */
 bool vm_call(struct vm *vm, const char *function, const struct slice *args, size_t nargs,
              struct buf *out, struct err *err);
 

@@ -51,7 +51,8 @@ int limits_burst(lua_State *L);        /* host.burst */
 void limits_open(lua_State *L);        /* makes `coroutine` known to the limits; may raise */
 void limits_filled(struct heap *heap); /* heap.filled of a vm */
 
-/* Pushes the function of the main module; raises when there is none. */
+/* Pushes the function of the main module, kept by the address of its name, a constant; raises when
+ * there is none. */
 void vm_push_function(lua_State *L, const char *name);
 void vm_push_slices(lua_State *L, const struct slice *args, size_t nargs);
 /* Pushes the text of the error value at index. May raise. */

@@ -39,7 +39,12 @@ local function run(name, args, answers, event, options)
   if not ok then
     error(result, 0)
   end
-  return type(result) == "string" and json.decode(result) or nil
+  if type(result) ~= "string" then
+    return nil
+  elseif result:sub(1, 1) == "!" then
+    return { error = json.decode(result:sub(2)) }
+  end
+  return { ok = json.decode(result) }
 end
 
 local SENT = { "ok", { status = "sent", channel = "sms", id = "m1" } }

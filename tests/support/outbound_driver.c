@@ -87,7 +87,7 @@ static void start(void *ctx, const struct db_reply *held)
                                .args_len = strlen(run->args),
                                .options = run->options,
                                .event = slice_of(run->event),
-                                                              .workflow = json_text(doc, "workflow"),
+                               .workflow = json_text(doc, "workflow"),
                                .class_ = json_text(doc, "class"),
                                .mode = json_text(doc, "mode"),
                                .now = json_text(doc, "now"),
