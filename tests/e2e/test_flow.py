@@ -303,5 +303,39 @@ class ProgramTest(DaemonTest):
                   lambda text: text.startswith("bad_key.lua:2: attempt to index a nil value"))
 
 
+class TurnTest(DaemonTest):
+    """What had to wait begins when its turn comes: its clock starts then."""
+    files = {
+        "rated.lua": """return workflow { on = "other", key = function(e) return e.id end,
+          rate = { limit = 1, per = "30h" }, when = function(e) return e.data.size == 1 end,
+          run = function(e) return sms.send { to = "manager", text = "{customer.name}" }.status end }""",
+        "queued.lua": """return workflow { on = "other", if_running = "queue", key = "customer",
+          when = function(e) return e.data.size == 2 end, run = function(e) sleep "4s" return "slept" end }""",
+        "held.lua": """return workflow { on = "other", key = function(e) return e.id end,
+          concurrency = { limit = 1, hold = true },
+          when = function(e) return e.data.size == 3 end, run = function(e) sleep "4s" return "slept" end }""",
+    }
+
+    def test_a_first_send_is_not_late_for_having_waited(self):
+        self.go(1, "other", data={"size": 1})
+        self.ended("rated", 1, "done sent")
+        self.go(2, "other", data={"size": 1})
+        self.ended("rated", 2, "pending")
+        self.wait("select q.reason->>'code' from workflow_queue q join workflow_instances i on i.id = q.instance_id "
+                  "where i.customer_id = 2", "rate")
+        self.sql("update clock set business_origin = business_origin + interval '31 hours';"
+                 "update workflow_queue set due = clock_timestamp() where state = 'pending'")
+        self.ended("rated", 2, "done sent")
+
+    def test_a_first_sleep_begins_with_the_turn(self):
+        for size, workflow in ((2, "queued"), (3, "held")):
+            for _ in range(2):
+                self.go(3, "other", data={"size": size})
+            self.wait("select count(*) from instances where workflow = '%s' and state = 'done'" % workflow, "2")
+            self.assertEqual("t", self.sql(  # times are whole seconds to a body
+                "select max(finished_at) - min(finished_at) > interval '2.5 s' from workflow_instances "
+                "where workflow = '%s'" % workflow))
+
+
 if __name__ == "__main__":
     unittest.main()
