@@ -75,7 +75,12 @@ bool buf_adds(struct buf *buf, const char *text)
 
 bool buf_addc(struct buf *buf, char c)
 {
-    return buf_add(buf, &c, 1);
+    if (buf->overflow || buf->len + 1 >= buf->size) {
+        return buf_add(buf, &c, 1);
+    }
+    buf->data[buf->len++] = c;
+    buf->data[buf->len] = 0;
+    return true;
 }
 
 bool buf_printf(struct buf *buf, const char *format, ...)
@@ -114,9 +119,30 @@ static size_t utf8_len(const unsigned char *text, size_t left)
     return overlong || surrogate || beyond ? 0 : len;
 }
 
+#define EACH(byte) (0x0101010101010101u * (byte))
+
+// Whether one of eight bytes may be equal: sure when it says no.
+static bool may_have(uint64_t eight, unsigned char byte)
+{
+    uint64_t differs = eight ^ EACH(byte);
+    return (differs - EACH(1)) & ~differs & EACH(0x80);
+}
+
+static bool eight_plain(const char *text)
+{
+    uint64_t eight;
+    memcpy(&eight, text, sizeof(eight));
+    bool control = (eight - EACH(0x20)) & ~eight & EACH(0x80), high = eight & EACH(0x80);
+    return !control && !high && !may_have(eight, 0x7f) && !may_have(eight, '"') &&
+           !may_have(eight, '\\');
+}
+
 size_t buf_plain(const char *text, size_t len)
 {
     size_t n = 0;
+    while (len - n >= 8 && eight_plain(text + n)) {
+        n += 8;
+    }
     while (n < len) {
         unsigned char c = (unsigned char)text[n];
         if (c < 0x20 || c >= 0x7f || c == '"' || c == '\\') {

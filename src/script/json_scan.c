@@ -3,6 +3,8 @@
  * grammar is left to cjson. */
 #include "script/json_lua.h"
 
+#include "base/buf.h"
+
 #include <float.h>
 #include <lauxlib.h>
 #include <math.h>
@@ -67,16 +69,17 @@ static const char *scan_string(const struct scan *s, const char *at)
 {
     const char *from = ++at;
     unsigned char all = 0;
-    for (; at < s->end && *at != '"'; at++) {
-        unsigned char c = (unsigned char)*at;
+    while ((at += buf_plain(at, (size_t)(s->end - at))) < s->end && *at != '"') {
+        unsigned char c = (unsigned char)*at++;
         all |= c;
         if (c < 0x20)
-            refuse(s, at, c ? "a control character in a string" : "a NUL byte");
+            refuse(s, at - 1, c ? "a control character in a string" : "a NUL byte");
         if (c != '\\')
             continue;
-        if (s->end - at >= 6 && memcmp(at, "\\u0000", 6) == 0)
-            refuse(s, at, "\\u0000 in a string");
-        at++; /* a quote doesn't end it here */
+        if (s->end - at >= 5 && memcmp(at, "u0000", 5) == 0)
+            refuse(s, at - 1, "\\u0000 in a string");
+        if (at < s->end)
+            at++; /* a quote doesn't end it here */
     }
     if (at >= s->end)
         refuse(s, from - 1, "a string without end");

@@ -95,9 +95,26 @@ static void test_urlencode(void **state)
     buf_fini(&buf);
 }
 
+static void what_is_plain_ends_at_the_first_other_byte(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 256; c++) {
+        bool plain = c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
+        for (size_t len = 1; len <= 20; len++) {
+            for (size_t at = 0; at < len; at++) {
+                char text[20];
+                memset(text, 'a', sizeof(text));
+                text[at] = (char)c;
+                assert_int_equal(plain ? len : at, buf_plain(text, len));
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_plain_ends_at_the_first_other_byte),
         cmocka_unit_test(test_grows_and_ends_with_nul),
         cmocka_unit_test(test_the_cap),
         cmocka_unit_test(test_take),
