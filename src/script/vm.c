@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <malloc.h>
 #include <lualib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,6 +281,7 @@ void vm_rest(struct vm *vm)
     lua_gc(vm->L, LUA_GCCOLLECT);
     heap_trim(&vm->heap);
     vm->rested = vm->heap.held;
+    malloc_trim(0); /* else glibc keeps it */
 }
 
 const char *vm_trusted(const struct vm *vm)
