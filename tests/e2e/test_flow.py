@@ -263,6 +263,8 @@ class ProgramTest(DaemonTest):
             self.say(2, 2, text)
         self.wait("select string_agg(state || coalesce(' ' || outcome, ''), ', ' order by state) from instances"
                   " where workflow = 'digest'", "done a: a b c, pending")
+        self.wait("select count(*) from workflow_queue q join workflow_instances i on i.id = q.instance_id"
+                  " where i.workflow = 'digest' and q.reason is not null", "1")
         shown = self.command("instances", "list", "--workflow", "digest", "--state", "pending")
         self.assertIn("waits for more of the same until 2026-06-01", shown)
 
