@@ -19,7 +19,7 @@ begin
 end $$;
 
 -- What gathers may be claimed, and then get one event more before it begins: the worker has the event
--- as it was. It is given back once, and read anew.
+-- as it was. It is given back once, by flow_begin(), and read anew.
 alter table workflow_flow add column anew boolean;
 
 create function flow_anew(instance uuid) returns void language sql volatile as $$
@@ -84,59 +84,6 @@ begin
   s.instance := f.instance_id;
   perform settle_subscribe(s);
   return true;
-end $$;
-
--- Asked before the body of these instances goes on; a unit with other rows has the gate already.
--- Returns those that this worker doesn't hold: also those that may not go on, which are given back
--- here. What was to stop them is looked at as in release().
-create or replace function flow_begin(me uuid, ids uuid[]) returns setof uuid language plpgsql volatile as $$
-declare
-  q record;
-  f workflow_flow;
-  o record;
-begin
-  perform lock_gate();
-  perform 1 from workflow_queue x where x.instance_id = any(ids) and x.worker = me
-  order by x.instance_id for no key update;
-  for q in select x.instance_id, x.watched, x.reason from workflow_queue x
-           where x.instance_id = any(ids) and x.worker = me
-           order by x.priority, x.since, x.instance_id
-  loop
-    select * into f from workflow_flow x where x.instance_id = q.instance_id;
-    continue when not found;
-    select * into o from flow_obstacle(f);
-    if o.why is null and f.anew then
-      o.until := business_now();
-    end if;
-    if o.why is not null or f.anew then
-      update workflow_flow x set anew = null where x.instance_id = q.instance_id and x.anew;
-      delete from workflow_inbox b where b.instance_id = q.instance_id and b.kind = 'resume';
-      update workflow_queue x
-      set worker = null, state = 'pending', reason = o.why,
-          due = case when x.watched and stop_pending(x.instance_id) then clock_timestamp()
-                     else real_of(o.until) + interval '1 ms' end
-      where x.instance_id = q.instance_id;
-      continue;
-    end if;
-    if not f.begun and f.rate_key is not null then
-      perform rate_put(f, business_now(), true);
-    end if;
-    if not f.begun then
-      if f.slot_key is null and f.family is null then
-        delete from workflow_flow x where x.instance_id = q.instance_id;
-      else
-        update workflow_flow x set begun = true, gather = null, behind = null
-        where x.instance_id = q.instance_id;
-      end if;
-      update workflow_queue x
-      set reason = null, flow = case when f.slot_key is not null then 2
-                                     when f.family is not null then 1 else 0 end
-      where x.instance_id = q.instance_id;
-    end if;
-  end loop;
-  return query select w.id from unnest(ids) w(id)
-               where not exists (select from workflow_queue x
-                                 where x.instance_id = w.id and x.worker = me);
 end $$;
 
 -- As before; and who called one that queued, and is replaced, is told that it has ended.

@@ -12,8 +12,11 @@ begin
   return found;
 end $$;
 
--- As before; what was delayed is given back once, as what has one event more is, with its turn as it
--- was, and claimed with its new time.
+-- Asked before the body of these instances goes on; a unit with other rows has the gate already.
+-- Returns those that this worker doesn't hold: also those that may not go on, which are given back
+-- here. What was to stop them is looked at as in release().
+-- Given back once are what was delayed, with its turn as it was, to be claimed with its new time, and
+-- what has one event more.
 create or replace function flow_begin(me uuid, ids uuid[]) returns setof uuid language plpgsql volatile as $$
 declare
   q record;
