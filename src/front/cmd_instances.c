@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { BATCH = 100, BULK_MOST = 100000, BUSY_TRIES = 300 };
+enum { BATCH = 100, TRIES = 5, BULK_MOST = 100000, BUSY_TRIES = 300 };
 
 #define STATES \
     "pending|running|sleeping|waiting|stopping|stuck|paused|live|done|stopped|failed|cancelled"
@@ -202,23 +202,36 @@ static void take_answers(void *ctx, const struct db_reply *reply)
     }
 }
 
-/* Ids separated by commas, a batch at a time. */
-static bool tell(struct telling *t, const char *ids, struct err *err)
+/* Tells one batch. A worker's unit and ours may have waited for each other: then ours was undone.
+ */
+static bool tell_batch(struct telling *t, const char *batch, struct err *err)
 {
     const char *only = args_value(t->ask->args, "--state");
-    for (const char *at = ids; *at != '\0';) {
-        const char *end = at;
-        for (int n = 0; n < BATCH && *end != '\0'; n++)
-            end += strcspn(end, ",") + (end[strcspn(end, ",")] == ',');
-        char *batch = xprintf("{%.*s}", (int)(end - at - (end[-1] == ',')), at);
+    for (int tries = 1;; tries++) {
         struct db_unit *unit = db_unit_new();
         db_unit_addv(unit,
                      "select a, (a->>'done')::boolean, a->>'instance', a->>'workflow', a->>'says'"
                      " from instances_act($1::uuid[], $2, $3) a",
                      3, batch, t->verb, only);
-        free(batch);
-        if (!session_run(t->ask->session, unit, take_answers, t, err))
+        if (session_run(t->ask->session, unit, take_answers, t, err))
+            return true;
+        if (tries == TRIES || strncmp(err->sqlstate, "40", 2) != 0)
             return err_wrap(err, "%ld were done, then", t->done);
+    }
+}
+
+/* Ids separated by commas, a batch at a time. */
+static bool tell(struct telling *t, const char *ids, struct err *err)
+{
+    for (const char *at = ids; *at != '\0';) {
+        const char *end = at;
+        for (int n = 0; n < BATCH && *end != '\0'; n++)
+            end += strcspn(end, ",") + (end[strcspn(end, ",")] == ',');
+        char *batch = xprintf("{%.*s}", (int)(end - at - (end[-1] == ',')), at);
+        bool told = tell_batch(t, batch, err);
+        free(batch);
+        if (!told)
+            return false;
         at = end;
     }
     return true;

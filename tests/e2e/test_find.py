@@ -2,6 +2,7 @@
 import json
 import os
 import subprocess
+import threading
 import sys
 import unittest
 import uuid
@@ -277,6 +278,25 @@ class WholeWorkflowTest(DaemonTest):
         self.sql("select resume_workflow('half'); select release_paused(5)")
         self.wait("select * from paused_counts('half')", "0|20")
         self.assertEqual("f", self.sql("select bool_or(with_workflow) from workflow_queue"))
+
+    def test_who_waits_for_a_worker_that_waits_for_it_begins_again(self):
+        for customer in range(600, 603):
+            self.go(customer, data={"kind": "half"})
+        self.wait("select count(*) from instances where workflow = 'half' and customer_id between 600 and 602"
+                  " and state = 'sleeping'", "3")
+        first, second, third = sorted(self.instance("half", customer) for customer in range(600, 603))
+        lock = "select 1 from workflow_queue where instance_id = '%s' for update;"
+        others = [threading.Thread(target=self.sql, args=(sql,))
+                  for sql in (lock % third + "select pg_sleep(1.5);" + lock % first,
+                              lock % second + "select pg_sleep(4)")]
+        for other in others:
+            other.start()
+        self.wait("select count(*) from pg_stat_activity where query like '%for update%' and wait_event = 'PgSleep'", "2")
+        self.command("instances", "pause", first, second, third, "--yes")
+        for other in others:
+            other.join()
+        self.assertEqual("3", self.sql("select count(*) from instances where workflow = 'half' and state = 'paused'"
+                                       " and customer_id between 600 and 602"))
 
     def test_many_at_once_while_two_workers_are_at_them(self):
         for customer in range(300, 400):
