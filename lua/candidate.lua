@@ -102,7 +102,6 @@ end
 
 -- Actions ----------------------------------------------------------------------------------------
 
-
 -- The company's actions of a set of files: namespace -> name -> action. Refuses all that is wrong.
 local function read_actions(set, sources, from, checked)
   local spaces, good = {}, true

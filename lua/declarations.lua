@@ -10,10 +10,6 @@ local ACTION = { effect = "string", args = "table", run = "function", find = "fu
 local EFFECTS = { read = true, idempotent = true, once = true }
 local MAPPING = { of = "string", map = "function" }
 
-local function article(noun)
-  return (noun:match "^[aeiou]" and "an " or "a ") .. noun
-end
-
 -- name is what it is told of; only what is declared may be there, and of its type.
 local function check_types(given, wanted, name, at)
   for field, value in pairs(given) do
@@ -21,7 +17,7 @@ local function check_types(given, wanted, name, at)
       refusal.raise(at, tostring(field), 'unknown field "' .. tostring(field) .. '" in ' .. name
         .. suggest.hint(tostring(field), wanted))
     elseif type(value) ~= wanted[field] then
-      refusal.raise(at, field, name .. ": " .. field .. " must be " .. article(wanted[field]))
+      refusal.raise(at, field, name .. ": " .. field .. " must be " .. suggest.article(wanted[field]))
     end
   end
 end

@@ -1,4 +1,4 @@
--- "did you mean": the nearest of the names that would have been right.
+-- The wording of refusals: "did you mean", the nearest of the names that would have been right, and articles.
 local M = {}
 
 -- Edits between two words; a swap of neighbours is one.
@@ -48,6 +48,13 @@ end
 function M.hint(word, names)
   local name = M.nearest(word, names)
   return name and ('; did you mean "' .. name .. '"?') or ""
+end
+
+--- "an estimate", "a job"
+---@param noun string
+---@return string
+function M.article(noun)
+  return (noun:match "^[aeiou]" and "an " or "a ") .. noun
 end
 
 return M

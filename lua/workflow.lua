@@ -32,10 +32,6 @@ local function names_of(values)
   return table.concat(list, " or ")
 end
 
-local function article(noun)
-  return (noun:match "^[aeiou]" and "an " or "a ") .. noun
-end
-
 local function check_fields(d, at)
   local sorted = {}
   for field in pairs(d) do
@@ -51,7 +47,7 @@ local function check_fields(d, at)
       refusal.raise(at, text, 'unknown field "' .. text .. '" in workflow'
         .. suggest.hint(text, FIELDS))
     elseif type(wanted) == "string" and type(value) ~= wanted then
-      refusal.raise(at, text, text .. " must be " .. article(wanted))
+      refusal.raise(at, text, text .. " must be " .. suggest.article(wanted))
     elseif type(wanted) == "table" and not wanted[value] then
       refusal.raise(at, text, text .. " must be " .. names_of(wanted)
         .. (type(value) == "string" and suggest.hint(value, wanted) or ""))
@@ -115,18 +111,18 @@ local function check_same(name, rule, same, on, known, at)
       .. suggest.hint(wanted, entities.carries))
   end
   if wanted ~= "instance" and not entities.has(rule, wanted) then
-    refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(rule.subject)
+    refusal.raise(at, name, "stop_when: " .. name .. " is about " .. suggest.article(rule.subject)
       .. " and carries no " .. wanted)
   end
   local ours = on[1]
   if wanted == "instance" or not ours or carried(on, wanted, known) then
     return wanted
   elseif ours == "schedule" then
-    refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted)
+    refusal.raise(at, name, "stop_when: " .. name .. " is about " .. suggest.article(wanted)
       .. " and a schedule carries none")
   end
   local shared = entities.has(known[ours] or {}, "customer") and "customer" or "…"
-  refusal.raise(at, name, "stop_when: " .. name .. " is about " .. article(wanted) .. " and "
+  refusal.raise(at, name, "stop_when: " .. name .. " is about " .. suggest.article(wanted) .. " and "
     .. ours .. " carries none; say what both share: " .. name .. ' = "' .. shared .. '"')
 end
 

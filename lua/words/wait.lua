@@ -3,6 +3,7 @@ local arguments = require "arguments"
 local durable = require "durable"
 local entities = require "entities"
 local records = require "words.records"
+local suggest = require "suggest"
 
 local M = {}
 
@@ -33,7 +34,7 @@ local function wanted_keys(name, of, same)
   local entity = same or of
   local record = task.event[entity]
   if not record then
-    raise(name .. " is about " .. (of:match "^[aeiou]" and "an " or "a ") .. of .. " and " .. tostring(task.event.name)
+    raise(name .. " is about " .. suggest.article(of) .. " and " .. tostring(task.event.name)
       .. " carries none; say what both share: same = \"customer\"")
   end
   return entities.keys(entity, record)

@@ -184,6 +184,13 @@ bool buf_json(struct buf *buf, const char *text, size_t len)
     return buf_addc(buf, '"');
 }
 
+bool buf_json_member(struct buf *buf, const char *name, const char *text)
+{
+    bool first = buf->len == 0 || buf->data[buf->len - 1] == '{';
+    buf_printf(buf, "%s\"%s\":", first ? "" : ",", name);
+    return text ? buf_json(buf, text, strlen(text)) : buf_adds(buf, "null");
+}
+
 bool buf_urlencode(struct buf *buf, const char *text, size_t len)
 {
     static const char hex[] = "0123456789ABCDEF";

@@ -24,6 +24,9 @@ bool buf_addc(struct buf *buf, char c);
 bool buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Adds text as a JSON string, quotes included. For canonical or nested JSON use script/json.h. */
 bool buf_json(struct buf *buf, const char *text, size_t len);
+/* Adds "name":text to a JSON object that is being written, with a comma unless it is the first;
+ * null for no text. */
+bool buf_json_member(struct buf *buf, const char *name, const char *text);
 /* How many bytes from the start are the same in a JSON string: ASCII without escapes. */
 size_t buf_plain(const char *text, size_t len);
 /* Adds text percent-encoded for a URL's query or a form (RFC 3986 unreserved stay). */

@@ -13,7 +13,6 @@ void *xrealloc(void *ptr, size_t size);
 char *xstrdup(const char *text);
 char *xstrndup(const char *text, size_t len);
 void text_copy(char *to, size_t size, const char *from); /* what fits, always terminated */
-void text_copy(char *to, size_t size, const char *from); /* what fits; terminated */
 char *xprintf(const char *format, ...) __attribute__((format(printf, 1, 2))); /* caller frees */
 
 struct arena;

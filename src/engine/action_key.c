@@ -10,8 +10,7 @@
 static void add_field(struct buf *out, const char *name, const char *value)
 {
     if (value) {
-        buf_printf(out, ",\"%s\":", name);
-        buf_json(out, value, strlen(value));
+        buf_json_member(out, name, value);
     }
 }
 

@@ -44,7 +44,7 @@ static void read_began(struct instance *in)
     struct json *event = in->run > 1 ? json_parse(in->event, strlen(in->event), &err) : NULL;
     const char *began = event ? json_text(event, "began") : NULL;
     if (began)
-        snprintf(in->created, sizeof(in->created), "%s", began);
+        text_copy(in->created, sizeof(in->created), began);
     json_free(event);
 }
 

@@ -419,12 +419,6 @@ static void suspended(struct note *note)
     instance_pump(in);
 }
 
-static void add_text(struct buf *out, const char *name, const char *value)
-{
-    buf_printf(out, ",\"%s\":", name);
-    buf_json(out, value, strlen(value));
-}
-
 /* Registers it, or decides it; gives the instance back at once when this is all it waits for. */
 static void suspend(struct request *r, const char *chosen)
 {
@@ -446,13 +440,13 @@ static void suspend(struct request *r, const char *chosen)
                "\"after\":%lld",
                r->kind == REQUEST_WAIT ? "event" : "sleep", in->run, r->ordinal, in->next_seq++,
                alone ? "true" : "false", (long long)r->after);
-    add_text(&out, "branch", r->branch);
-    add_text(&out, "name", r->name);
-    add_text(&out, "hash", r->hash);
+    buf_json_member(&out, "branch", r->branch);
+    buf_json_member(&out, "name", r->name);
+    buf_json_member(&out, "hash", r->hash);
     if (chosen)
-        add_text(&out, "chosen", chosen);
+        buf_json_member(&out, "chosen", chosen);
     if (r->kind == REQUEST_SLEEP)
-        add_text(&out, "deadline", r->deadline);
+        buf_json_member(&out, "deadline", r->deadline);
     else
         buf_printf(&out, ",%s", r->spec);
     buf_printf(&out, ",\"input\":%s", r->input);

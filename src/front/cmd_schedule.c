@@ -120,24 +120,15 @@ static bool read_time(const char *text, const char *zone, int64_t *at, struct er
     return true;
 }
 
-static void add_text(struct buf *out, const char *name, const char *text)
-{
-    buf_printf(out, "%s\"%s\":", out->data[out->len - 1] == '{' ? "" : ",", name);
-    if (text)
-        buf_json(out, text, strlen(text));
-    else
-        buf_adds(out, "null");
-}
-
 static void add_plan(struct buf *out, const char *workflow, const struct plan *plan)
 {
     buf_addc(out, '{');
-    add_text(out, "workflow", workflow);
-    add_text(out, "cron", plan->cron);
-    add_text(out, "zone", plan->zone);
-    add_text(out, "gap", plan->gap);
-    add_text(out, "fold", plan->fold);
-    add_text(out, "catch_up", plan->catch_up[0] ? plan->catch_up : NULL);
+    buf_json_member(out, "workflow", workflow);
+    buf_json_member(out, "cron", plan->cron);
+    buf_json_member(out, "zone", plan->zone);
+    buf_json_member(out, "gap", plan->gap);
+    buf_json_member(out, "fold", plan->fold);
+    buf_json_member(out, "catch_up", plan->catch_up[0] ? plan->catch_up : NULL);
 }
 
 static void add_fire(struct buf *out, const struct plan *plan, const struct cron_fire *fire,
@@ -155,10 +146,10 @@ static void add_fire(struct buf *out, const struct plan *plan, const struct cron
         return;
     }
     buf_addc(out, '{');
-    add_text(out, "local", fires ? local : NULL);
-    add_text(out, "utc", fires ? utc : NULL);
-    add_text(out, "note", notes[fire->note]);
-    add_text(out, "explained", *note ? note : NULL);
+    buf_json_member(out, "local", fires ? local : NULL);
+    buf_json_member(out, "utc", fires ? utc : NULL);
+    buf_json_member(out, "note", notes[fire->note]);
+    buf_json_member(out, "explained", *note ? note : NULL);
     buf_addc(out, '}');
 }
 
@@ -267,11 +258,11 @@ static void add_row(struct buf *out, const struct db_reply *reply, int row, bool
         return;
     }
     add_plan(out, db_value(reply, 0, row, 0), &plan);
-    add_text(out, "last", last);
+    buf_json_member(out, "last", last);
     buf_printf(out, ",\"late_ms\":%s,\"skipped\":%s,\"due\":%s", late ? late : "null",
                db_value(reply, 0, row, 10), due ? "true" : "false");
-    add_text(out, "next_local", found ? local : NULL);
-    add_text(out, "next", found ? utc : NULL);
+    buf_json_member(out, "next_local", found ? local : NULL);
+    buf_json_member(out, "next", found ? utc : NULL);
     buf_addc(out, '}');
 }
 

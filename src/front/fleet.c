@@ -63,15 +63,6 @@ static void take_move(struct fleet *f, const char *instance, const char *epoch,
     free(stops);
 }
 
-static void add_text(struct buf *out, const char *name, const char *text)
-{
-    buf_printf(out, ",\"%s\":", name);
-    if (text != NULL)
-        buf_json(out, text, strlen(text));
-    else
-        buf_adds(out, "null");
-}
-
 static void say(struct fleet *f, const char *instance, const char *version, const char *verdict,
                 const struct json *said)
 {
@@ -80,9 +71,9 @@ static void say(struct fleet *f, const char *instance, const char *version, cons
     if (f->order->quiet) {
         buf_printf(&f->said, "%s{\"instance\":\"%s\",\"version\":%s", f->said.len > 1 ? "," : "",
                    instance, version);
-        add_text(&f->said, "verdict", verdict);
-        add_text(&f->said, "step", step);
-        add_text(&f->said, "message", message);
+        buf_json_member(&f->said, "verdict", verdict);
+        buf_json_member(&f->said, "step", step);
+        buf_json_member(&f->said, "message", message);
         buf_addc(&f->said, '}');
         return;
     }

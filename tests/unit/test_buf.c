@@ -85,6 +85,18 @@ static void test_json(void **state)
     }
 }
 
+static void test_members_of_an_object(void **state)
+{
+    (void)state;
+    struct buf buf;
+    buf_init(&buf, 100);
+    buf_addc(&buf, '{');
+    assert_true(buf_json_member(&buf, "a", "{"));
+    assert_true(buf_json_member(&buf, "b", NULL));
+    assert_string_equal(buf.data, "{\"a\":\"{\",\"b\":null");
+    buf_fini(&buf);
+}
+
 static void test_urlencode(void **state)
 {
     (void)state;
@@ -119,6 +131,7 @@ int main(void)
         cmocka_unit_test(test_the_cap),
         cmocka_unit_test(test_take),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_members_of_an_object),
         cmocka_unit_test(test_urlencode),
     };
     return cmocka_run_group_tests_name("buf", tests, NULL, NULL);
